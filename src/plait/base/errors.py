@@ -1,0 +1,142 @@
+"""Every exception that plait raises, and `check`, which raises them lazily.
+
+Owns the exception classes; must not know what raises them. Each class derives from `PlaitError` *and* from
+the builtin that PyTorch raises in the same situation, so that `except IndexError` in existing code still works.
+
+    PlaitError
+      InvalidArgument         ValueError           the value of an argument is not allowed
+      ArgumentTypeError       TypeError            an argument has the wrong Python type
+      ShapeMismatch           RuntimeError         shapes do not fit together
+      DtypeMismatch           RuntimeError         dtypes do not fit together
+      DeviceMismatch          RuntimeError         tensors live on different devices
+      IndexOutOfRange         IndexError           a dimension or an index does not exist
+      InplaceError            RuntimeError         a tensor may not be modified in place here
+      AutogradError           RuntimeError         the tape cannot be built or walked
+      DataDependentError      RuntimeError         data were read where only metadata exist
+      CaptureError            RuntimeError         a function cannot be captured
+      GuardFailed             RuntimeError         a captured program does not fit its inputs
+      BackendCompilerFailed   RuntimeError         a backend raised while it compiled
+      InvalidBackend          RuntimeError         no such backend
+      SchemaError             ValueError           an operator schema cannot be read
+      RegistrationError       RuntimeError         something is registered twice, or wrongly
+      MissingKernel           NotImplementedError  an operator has no kernel for these arguments
+      InternalError           RuntimeError         our own verifier found our own fault
+
+Wording: "operator: argument 'name' ...; got X; expected Y. What to do."
+"""
+
+from collections.abc import Callable
+
+__all__ = [
+    "ArgumentTypeError",
+    "AutogradError",
+    "BackendCompilerFailed",
+    "CaptureError",
+    "DataDependentError",
+    "DeviceMismatch",
+    "DtypeMismatch",
+    "GuardFailed",
+    "IndexOutOfRange",
+    "InplaceError",
+    "InternalError",
+    "InvalidArgument",
+    "InvalidBackend",
+    "MissingKernel",
+    "PlaitError",
+    "RegistrationError",
+    "SchemaError",
+    "ShapeMismatch",
+    "check",
+]
+
+
+class PlaitError(Exception):
+    """Base of every exception that plait raises on purpose."""
+
+
+class InvalidArgument(PlaitError, ValueError):
+    """An argument has the right type but a value that is not allowed; the message names both."""
+
+
+class ArgumentTypeError(PlaitError, TypeError):
+    """An argument has a Python type that the function does not take."""
+
+
+class ShapeMismatch(PlaitError, RuntimeError):
+    """Shapes do not fit together: they do not broadcast, or a view or product of them does not exist."""
+
+
+class DtypeMismatch(PlaitError, RuntimeError):
+    """Dtypes do not fit together, or an operator does not take this dtype. Convert with `.to(dtype)`."""
+
+
+class DeviceMismatch(PlaitError, RuntimeError):
+    """Tensors of one call live on different devices. Move them to one device first."""
+
+
+class IndexOutOfRange(PlaitError, IndexError):
+    """A dimension or an index lies outside of the tensor."""
+
+
+class InplaceError(PlaitError, RuntimeError):
+    """A tensor may not be modified in place here, or was modified after the tape had saved it."""
+
+
+class AutogradError(PlaitError, RuntimeError):
+    """The tape cannot be built or walked: backward twice, a non-scalar without a cotangent, an unused input."""
+
+
+class DataDependentError(PlaitError, RuntimeError):
+    """The data of a tensor were read where only its metadata exist, as while a function is captured."""
+
+
+class CaptureError(PlaitError, RuntimeError):
+    """A function does something that cannot be captured; the message gives the user's line."""
+
+
+class GuardFailed(PlaitError, RuntimeError):
+    """A captured program was called with inputs that it was not captured for; the message says which guard."""
+
+
+class BackendCompilerFailed(PlaitError, RuntimeError):
+    """A backend raised while it compiled a graph; the fault is the backend's, not the user's.
+
+    `backend_name` is the backend's name and `inner` the exception it raised, which is also the `__cause__`
+    when raised with `from`.
+    """
+
+    def __init__(self, backend_name: str, inner: BaseException) -> None:
+        super().__init__(backend_name, inner)
+        self.backend_name = backend_name
+        self.inner = inner
+
+    def __str__(self) -> str:
+        return f"backend {self.backend_name!r} failed: {type(self.inner).__name__}: {self.inner}"
+
+
+class InvalidBackend(PlaitError, RuntimeError):
+    """No backend has this name, or what was given is not callable."""
+
+
+class SchemaError(PlaitError, ValueError):
+    """An operator schema, or the annotations it is inferred from, cannot be read."""
+
+
+class RegistrationError(PlaitError, RuntimeError):
+    """Something is registered twice, under an unknown name, or with a rule that does not fit the schema."""
+
+
+class MissingKernel(PlaitError, NotImplementedError):
+    """An operator has no kernel for these arguments; the message lists the keys that it does have."""
+
+
+class InternalError(PlaitError, RuntimeError):
+    """A verifier of plait found a fault of plait. Please report it, with the listing in the message."""
+
+
+def check(
+    condition: object, error: Callable[[str], PlaitError], message: Callable[[], str]
+) -> None:
+    """Raise `error(message())` unless `condition` is true; the message is only built when needed."""
+    if not condition:
+        raise error(message())
