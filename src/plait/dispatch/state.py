@@ -1,0 +1,58 @@
+"""Thread-local dispatcher state: the only thread-local of the package.
+
+Holds what the dispatcher adds to or takes from the keysets of a call, the mode stacks, grad mode,
+and the small slots through which higher layers hand themselves to lower ones. Knows no operator.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["ThreadState", "exclude_keys", "include_keys", "tls"]
+
+
+class ThreadState(threading.local):
+    """Per-thread state. Class attributes are the initial values of each thread."""
+
+    include: int = 0  # keys added to every call
+    exclude: int = 0  # keys taken from every call; wins over include
+    grad_enabled: bool = True
+    backward_node: Any = None  # tape node whose rule is running
+    predispatch: Any = None  # the mode in the PreDispatch slot (capture)
+    functional_mode: Any = None  # infra slots at the Python key, asked in this order
+    proxy_mode: Any = None
+    fake_mode: Any = None
+    shape_env: Any = None  # symbolic shape environment of the trace in progress
+    deterministic: bool = False
+
+    def __init__(self) -> None:
+        self.modes: list[Any] = []  # user modes, innermost last
+        self.in_handlers: list[Any] = []  # modes whose handler is running
+
+
+tls = ThreadState()
+
+
+@contextmanager
+def include_keys(mask: int) -> Iterator[None]:
+    """Add ``mask`` to the keyset of every call of this thread; restored also by an exception."""
+    saved = tls.include
+    tls.include = saved | mask
+    try:
+        yield
+    finally:
+        tls.include = saved
+
+
+@contextmanager
+def exclude_keys(mask: int) -> Iterator[None]:
+    """Take ``mask`` from the keyset of every call of this thread; restored also by an exception."""
+    saved = tls.exclude
+    tls.exclude = saved | mask
+    try:
+        yield
+    finally:
+        tls.exclude = saved
