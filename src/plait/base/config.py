@@ -1,7 +1,8 @@
 """Settings of the process; the only module that reads the environment.
 
-Owns the `config` object. Each setting is an attribute, read from its variable at first use and kept from then
-on; assigning replaces it, and `config.override(...)` replaces it for a while. Must not know what a setting does.
+Owns the `config` object. Each setting is an attribute, read from its variable at first use and kept
+from then on; assigning replaces it, and `config.override(...)` replaces it for a while. Must not
+know what a setting does.
 """
 
 import contextlib
@@ -18,10 +19,11 @@ T = TypeVar("T")
 
 
 class Setting(Generic[T]):
-    """One setting: its variable, how the text is read, and the default when the variable is not set.
+    """One setting: its variable, how the text is read, and the default without the variable.
 
-    A non-data descriptor: the value found at first use is stored under the same name in the instance, so later
-    reads are plain attribute reads, and deleting the attribute makes the next read look at the environment again.
+    A non-data descriptor: the value found at first use is stored under the same name in the
+    instance, so later reads are plain attribute reads, and deleting the attribute makes the next
+    read look at the environment again.
     """
 
     __slots__ = ("default", "doc", "name", "read", "variable")
@@ -95,7 +97,9 @@ def _kinds(text: str) -> frozenset[str]:
 
 
 def _quota() -> int | None:
-    """Processors that the control group grants, rounded up, or None where there is no limit to be read."""
+    """Processors that the control group grants, rounded up, or None where there is no limit to be
+    read.
+    """
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
     except (OSError, ValueError):
@@ -104,7 +108,9 @@ def _quota() -> int | None:
 
 
 def _available_processors() -> int:
-    """Processors this process may use: its affinity mask, and no more than its control group grants."""
+    """Processors this process may use: its affinity mask, and no more than its control group
+    grants.
+    """
     count = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     )

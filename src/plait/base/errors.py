@@ -1,7 +1,8 @@
 """Every exception that plait raises, and `check`, which raises them lazily.
 
-Owns the exception classes; must not know what raises them. Each class derives from `PlaitError` *and* from
-the builtin that PyTorch raises in the same situation, so that `except IndexError` in existing code still works.
+Owns the exception classes; must not know what raises them. Each class derives from `PlaitError`
+*and* from the builtin that PyTorch raises in the same situation, so that `except IndexError` in
+existing code still works.
 
     PlaitError
       InvalidArgument         ValueError           the value of an argument is not allowed
@@ -63,11 +64,15 @@ class ArgumentTypeError(PlaitError, TypeError):
 
 
 class ShapeMismatch(PlaitError, RuntimeError):
-    """Shapes do not fit together: they do not broadcast, or a view or product of them does not exist."""
+    """Shapes do not fit together: they do not broadcast, or a view or product of them does not
+    exist.
+    """
 
 
 class DtypeMismatch(PlaitError, RuntimeError):
-    """Dtypes do not fit together, or an operator does not take this dtype. Convert with `.to(dtype)`."""
+    """Dtypes do not fit together, or an operator does not take this dtype. Convert with
+    `.to(dtype)`.
+    """
 
 
 class DeviceMismatch(PlaitError, RuntimeError):
@@ -83,11 +88,15 @@ class InplaceError(PlaitError, RuntimeError):
 
 
 class AutogradError(PlaitError, RuntimeError):
-    """The tape cannot be built or walked: backward twice, a non-scalar without a cotangent, an unused input."""
+    """The tape cannot be built or walked: backward twice, a non-scalar without a cotangent, an
+    unused input.
+    """
 
 
 class DataDependentError(PlaitError, RuntimeError):
-    """The data of a tensor were read where only its metadata exist, as while a function is captured."""
+    """The data of a tensor were read where only its metadata exist, as while a function is
+    captured.
+    """
 
 
 class CaptureError(PlaitError, RuntimeError):
@@ -95,14 +104,16 @@ class CaptureError(PlaitError, RuntimeError):
 
 
 class GuardFailed(PlaitError, RuntimeError):
-    """A captured program was called with inputs that it was not captured for; the message says which guard."""
+    """A captured program was called with inputs that it was not captured for; the message says
+    which guard.
+    """
 
 
 class BackendCompilerFailed(PlaitError, RuntimeError):
     """A backend raised while it compiled a graph; the fault is the backend's, not the user's.
 
-    `backend_name` is the backend's name and `inner` the exception it raised, which is also the `__cause__`
-    when raised with `from`.
+    `backend_name` is the backend's name and `inner` the exception it raised, which is also the
+    `__cause__` when raised with `from`.
     """
 
     def __init__(self, backend_name: str, inner: BaseException) -> None:
@@ -123,20 +134,24 @@ class SchemaError(PlaitError, ValueError):
 
 
 class RegistrationError(PlaitError, RuntimeError):
-    """Something is registered twice, under an unknown name, or with a rule that does not fit the schema."""
+    """Something is registered twice, under an unknown name, or with a rule that does not fit the
+    schema.
+    """
 
 
 class MissingKernel(PlaitError, NotImplementedError):
-    """An operator has no kernel for these arguments; the message lists the keys that it does have."""
+    """An operator has no kernel for these arguments; the message lists the keys it has."""
 
 
 class InternalError(PlaitError, RuntimeError):
-    """A verifier of plait found a fault of plait. Please report it, with the listing in the message."""
+    """A verifier of plait found a fault of plait. Please report it, with the listing in the
+    message.
+    """
 
 
 def check(
     condition: object, error: Callable[[str], PlaitError], message: Callable[[], str]
 ) -> None:
-    """Raise `error(message())` unless `condition` is true; the message is only built when needed."""
+    """Raise `error(message())` unless `condition` is true; builds the message only then."""
     if not condition:
         raise error(message())

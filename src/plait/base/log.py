@@ -1,7 +1,8 @@
 """A bounded record of what happened and why: fallbacks, recompiles, cache outcomes, graph breaks.
 
-Owns the events of the process; must not know who reports them. Nothing is printed unless `config.log` names
-the kind (or holds "all"); the record is always kept, since "no silence" is a promise of the project.
+Owns the events of the process; must not know who reports them. Nothing is printed unless
+`config.log` names the kind (or holds "all"); the record is always kept, since "no silence" is a
+promise of the project.
 """
 
 import itertools

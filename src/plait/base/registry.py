@@ -1,4 +1,6 @@
-"""Named things, looked up by name with helpful errors. Owns `Registry`; must not know what is registered."""
+"""Named things, looked up by name with helpful errors. Owns `Registry`; must not know what is
+registered.
+"""
 
 import difflib
 from collections.abc import Iterator
@@ -27,10 +29,13 @@ class Registry(Generic[T]):
         self._values: dict[str, T] = {}
 
     def register(self, name: str, value: T, *, replace: bool = False) -> None:
-        """Store `value`; RegistrationError if the name is taken by another value and `replace` is not set."""
+        """Store `value`; RegistrationError if the name is taken by another value and `replace` is
+        not set.
+        """
         if not replace and name in self._values and self._values[name] is not value:
             raise RegistrationError(
-                f"registry: {self.what} {name!r} is registered already. Pass replace=True to replace it."
+                f"registry: {self.what} {name!r} is registered already. "
+                "Pass replace=True to replace it."
             )
         self._values[name] = value
 
@@ -48,7 +53,7 @@ class Registry(Generic[T]):
             raise InvalidArgument(self.describe_missing(name)) from None
 
     def describe_missing(self, name: str) -> str:
-        """What `get` says of a name that is not there, for callers that raise a class of their own."""
+        """What `get` says of a missing name, for callers that raise a class of their own."""
         close = difflib.get_close_matches(name, self._values, n=3)
         hint = (
             f"did you mean {' or '.join(map(repr, close))}?"
