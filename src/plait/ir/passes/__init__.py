@@ -1,0 +1,1 @@
+"""Passes over graphs: each a function from graph to graph."""
