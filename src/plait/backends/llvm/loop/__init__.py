@@ -1,0 +1,1 @@
+"""The loop IR: terms, kernels, and their builder, printer, verifier and interpreter."""

@@ -1,0 +1,1 @@
+"""Lowering tables, one module per operator family: graph operators to terms of the loop IR."""

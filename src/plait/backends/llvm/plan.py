@@ -1,0 +1,151 @@
+"""Plans: what one native entry does, in order, and where every buffer lives.
+
+A plan is data handed from scheduling to code generation. It holds no Python fallback: a graph with
+operators that cannot be lowered becomes several plans, joined by `compiler.py`. Offsets into the arena
+are worked out here by liveness. Must not know operators or LLVM.
+
+All `Expr` below are over the plan's size symbols, whose values are found as `symbols` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from plait.backends.llvm.loop.kernel import Kernel
+from plait.symbolic.expr import Expr
+
+__all__ = [
+    "ArenaRef",
+    "Binding",
+    "Check",
+    "Gemm",
+    "InputRef",
+    "InputSpec",
+    "KernelCall",
+    "Operand",
+    "OutputRef",
+    "OutputSpec",
+    "Plan",
+    "Step",
+    "SymbolSource",
+]
+
+
+class InputRef(NamedTuple):
+    """Element `offset` of the memory of plan input `index` (its data pointer, view offset included)."""
+
+    index: int
+    offset: Expr
+
+
+class OutputRef(NamedTuple):
+    """Element `offset` of the memory of plan output `index`."""
+
+    index: int
+    offset: Expr
+
+
+class ArenaRef(NamedTuple):
+    """Byte `offset` of the arena (a multiple of 64)."""
+
+    offset: Expr
+
+
+Binding: TypeAlias = InputRef | OutputRef | ArenaRef
+
+
+class SymbolSource(NamedTuple):
+    """Where the value of a size symbol is found: an integer input, or a size of a tensor input."""
+
+    name: str
+    input: int
+    dim: int | None
+
+
+class InputSpec(NamedTuple):
+    """One entry argument: a tensor (dtype, sizes, strides in elements), or an integer (dtype "int")."""
+
+    name: str
+    dtype: str
+    shape: tuple[Expr, ...]
+    strides: tuple[Expr, ...]
+
+
+class OutputSpec(NamedTuple):
+    """One fresh tensor that the plan writes; allocated by the caller with these strides (elements)."""
+
+    name: str
+    dtype: str
+    shape: tuple[Expr, ...]
+    strides: tuple[Expr, ...]
+
+
+class Check(NamedTuple):
+    """What a failed run-time check means."""
+
+    operator: str
+    message: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """Run `kernel` with its buffers and sizes bound. `kernel` is canonical and may be shared."""
+
+    kernel: Kernel
+    buffers: tuple[Binding, ...]
+    sizes: tuple[Expr, ...]
+    checks: tuple[Check, ...] = ()
+    """Indexed by the check codes inside the kernel."""
+    name: str = ""
+    fused: tuple[str, ...] = ()
+    """Names of the graph values computed, in order."""
+
+
+class Operand(NamedTuple):
+    """A matrix (or batch of them) inside a buffer; strides in elements, sizes from the product."""
+
+    buffer: Binding
+    row_stride: Expr
+    col_stride: Expr
+    batch_strides: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """c[..., m, n] = alpha * a[..., m, k] @ b[..., k, n] + beta * c (c is not read when beta is 0).
+
+    One stride of each matrix is 1 or its size is 1 (BLAS can express it); c has col_stride 1.
+    """
+
+    dtype: str
+    batch: tuple[Expr, ...]
+    m: Expr
+    n: Expr
+    k: Expr
+    a: Operand
+    b: Operand
+    c: Operand
+    alpha: float = 1.0
+    beta: float = 0.0
+    name: str = ""
+
+
+Step: TypeAlias = KernelCall | Gemm
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps run in order over inputs, outputs and an arena."""
+
+    name: str
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    symbols: tuple[SymbolSource, ...]
+    steps: tuple[Step, ...]
+    arena_bytes: Expr
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+StepKind: TypeAlias = Literal["kernel", "gemm"]
