@@ -65,7 +65,7 @@ class KeyBuilder:
         self._ingredients: dict[str, str] = {}
 
     def add(self, name: str, value: Any) -> "KeyBuilder":
-        """Add an ingredient (see `canonical_text`); InvalidArgument if the name is there already."""
+        """Add an ingredient (see `canonical_text`); InvalidArgument if the name is taken."""
         if name in self._ingredients:
             raise InvalidArgument(f"KeyBuilder.add: ingredient {name!r} was added already.")
         self._ingredients[name] = canonical_text(value)
