@@ -227,13 +227,17 @@ def is_dense(shape: Sequence[IntLike], strides: Sequence[IntLike]) -> bool:
     if is_contiguous(shape, strides):
         return True
     order = [dim for dim, size in enumerate(shape) if not size < 2]
-    order.sort(key=cmp_to_key(lambda a, b: -1 if strides[a] < strides[b] else 1))
+
+    def compare(a: int, b: int) -> int:
+        return -1 if strides[a] < strides[b] else 1
+
+    order.sort(key=cmp_to_key(compare))
     return follows_order(shape, strides, order)
 
 
 def has_no_elements(shape: Sequence[IntLike]) -> bool:
     """Whether some size is 0."""
-    return any(size == 0 for size in shape)
+    return 0 in shape
 
 
 def follows_order(
@@ -603,12 +607,13 @@ def elementwise_strides(
     """Strides of a pointwise result of `shape` from its (shape, strides) operands.
 
     PyTorch's TensorIterator. Operands are the tensors of the call, in order (0-d ones included;
-    Python numbers are not operands).
+    Python numbers are not operands). Shapes are tuples.
     """
     if len(shape) < 2:
         return contiguous_strides(shape)
-    if all(len(op_shape) == len(shape) and op_shape == shape for op_shape, _ in operands):
-        same = _strides_of_equal_shapes(shape, [strides for _, strides in operands])
+    equal = [strides for op_shape, strides in operands if op_shape == shape]
+    if len(equal) == len(operands):
+        same = _strides_of_equal_shapes(shape, equal)
         if same is not None:
             return same
     stretched = [broadcast_strides(*operand, shape) for operand in operands]
@@ -627,13 +632,13 @@ def _strides_of_equal_shapes(
     shape: Sequence[IntLike], strides: Sequence[Sequence[IntLike]]
 ) -> Shape | None:
     """TensorIterator's shortcuts when no operand is broadcast, in its order; None if none fits."""
-    if all(is_contiguous(shape, item) for item in strides):
+    distinct = list(dict.fromkeys(map(tuple, strides)))
+    if all([is_contiguous(shape, item) for item in distinct]):
         return contiguous_strides(shape)
-    if all(is_channels_last(shape, item) for item in strides):
+    if all([is_channels_last(shape, item) for item in distinct]):
         return strides_in_order(shape, (1, 3, 2, 0))
-    first = strides[0]
-    if all(item == first for item in strides) and is_dense(shape, first):
-        return tuple(first)
+    if len(distinct) == 1 and is_dense(shape, distinct[0]):
+        return distinct[0]
     return None
 
 
