@@ -633,9 +633,9 @@ def _strides_of_equal_shapes(
 ) -> Shape | None:
     """TensorIterator's shortcuts when no operand is broadcast, in its order; None if none fits."""
     distinct = list(dict.fromkeys(map(tuple, strides)))
-    if all([is_contiguous(shape, item) for item in distinct]):
+    if all(is_contiguous(shape, item) for item in distinct):
         return contiguous_strides(shape)
-    if all([is_channels_last(shape, item) for item in distinct]):
+    if all(is_channels_last(shape, item) for item in distinct):
         return strides_in_order(shape, (1, 3, 2, 0))
     if len(distinct) == 1 and is_dense(shape, distinct[0]):
         return distinct[0]

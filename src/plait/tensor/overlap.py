@@ -23,9 +23,9 @@ class Overlap(Enum):
 
 
 def has_internal_overlap(layout: Layout) -> bool:
-    """Whether one element surely appears twice, as in an expanded tensor. Not exact for odd strides.
+    """Whether one element surely appears twice, as in an expanded tensor.
 
-    In-place writes to such a tensor are refused.
+    In-place writes to such a tensor are refused. Odd strides made by `as_strided` may escape.
     """
     if has_no_elements(layout.shape):
         return False
@@ -46,7 +46,7 @@ def overlap(a: Layout, b: Layout) -> Overlap:
     a_end, b_end = a.offset + a.numel(), b.offset + b.numel()
     if a.offset == b.offset and a_end == b_end:
         return Overlap.FULL if a.strides == b.strides else Overlap.PARTIAL
-    return Overlap.PARTIAL if a.offset < b.offset + b.numel() and b.offset < a_end else Overlap.NO
+    return Overlap.PARTIAL if a.offset < b_end and b.offset < a_end else Overlap.NO
 
 
 def may_overlap(a: Layout, b: Layout) -> bool:
@@ -61,7 +61,7 @@ def may_overlap(a: Layout, b: Layout) -> bool:
 
 
 def _in_other_columns(a: Layout, b: Layout) -> bool:
-    """Whether both are columns blocks of one matrix, side by side: x[:, :3] and x[:, 3:]."""
+    """Whether both are column blocks of one matrix, side by side: x[:, :3] and x[:, 3:]."""
     if a.strides != b.strides or not a.strides:
         return False
     row = max((stride for stride in a.strides if isinstance(stride, int)), default=0)
