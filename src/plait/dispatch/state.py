@@ -21,6 +21,7 @@ class ThreadState(threading.local):
     exclude: int = 0  # keys taken from every call; wins over include
     grad_enabled: bool = True
     backward_node: Any = None  # tape node whose rule is running
+    node_source: Any = None  # callable giving the source of a tape node being made; set by tracers
     predispatch: Any = None  # the mode in the PreDispatch slot (capture)
     functional_mode: Any = None  # infra slots at the Python key, asked in this order
     proxy_mode: Any = None

@@ -1,0 +1,383 @@
+"""Guards: the conditions under which a captured program answers for a call.
+
+A guard set is a list of steps, each binding a name or testing one condition. It is compiled twice:
+to one flat Python function for the hot path, which returns the program's inputs or None, and to a
+verbose twin, which says which condition failed, the value expected, the value found, and where the
+value is read in the user's program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from plait.capture.modules import ModuleState
+from plait.capture.reads import Place
+from plait.capture.signature import Structure, label_of
+from plait.capture.tracer import CapturedProgram, ProgramInput
+from plait.dispatch.state import tls
+from plait.symbolic.codegen import source as expr_source
+from plait.symbolic.expr import Expr
+from plait.symbolic.symint import SymInt
+from plait.tensor.tensor import Tensor
+
+__all__ = ["GuardFailure", "GuardSet", "build_guards"]
+
+
+@dataclass(slots=True)
+class Step:
+    """``bind = read`` if ``bind``, then the test; ``what`` is the source text of the value tested."""
+
+    test: str = ""
+    bind: str = ""
+    read: str = ""
+    what: str = ""
+    expected: str = ""
+    got: str = ""  # expression of the value found, for the report
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFailure:
+    """Why a program does not answer for a call."""
+
+    what: str
+    condition: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: expected {self.expected}, got {self.got} (condition {self.condition})"
+
+
+class GuardSet:
+    """The compiled guards of one entry.
+
+    ``check(args, kwargs)`` is the list of program inputs, or None; ``explain`` is its verbose twin.
+    """
+
+    def __init__(self, steps: list[Step], scope: dict[str, Any], result: str, modules: ModuleGuard) -> None:
+        self.steps = steps
+        self.modules = modules
+        self._scope = scope
+        self._result = result
+        self.check: Callable[..., Any] = self._compile_check()
+
+    def _compile_check(self) -> Callable[..., Any]:
+        lines = ["def check(args, kwargs):", "    try:"]
+        for step in self.steps:
+            if step.bind:
+                lines.append(f"        {step.bind} = {step.read}")
+            if step.test:
+                lines.append(f"        if not ({step.test}): return None")
+        lines += [f"        return {self._result}", "    except (LookupError, AttributeError, TypeError, ValueError):"]
+        lines += ["        return None"]
+        return _function("\n".join(lines), self._scope, "check")
+
+    def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GuardFailure | None:
+        """The first condition that fails for this call, or None if all hold."""
+        scope = dict(self._scope, args=args, kwargs=kwargs)
+        for step in self.steps:
+            try:
+                if step.bind:
+                    scope[step.bind] = _value(step.read, scope)
+                if not step.test or _value(step.test, scope):
+                    continue
+                got = _text(_value(step.got, scope)) if step.got else "something else"
+            except (LookupError, AttributeError, TypeError, ValueError) as error:
+                got = f"{type(error).__name__}: {error}"
+            if step.what == "module state":
+                return self.modules.failure()
+            return GuardFailure(step.what, step.test or step.read, step.expected, got)
+        return None
+
+    def describe(self) -> list[str]:
+        """One line per condition: source text and what is expected of it."""
+        lines = [f"{s.what}: {s.expected}" for s in self.steps if s.test]
+        return lines + self.modules.describe()
+
+
+class ModuleGuard:
+    """The state of the modules read by a program, compared only when some module has changed.
+
+    ``tensors`` holds the parameters and buffers as of the last comparison.
+    """
+
+    def __init__(self, program: CapturedProgram, epoch: Callable[[], int]) -> None:
+        self.owned = [i.owned for i in program.inputs if i.owned is not None]
+        self.state = ModuleState(program.module_roots)
+        self._epoch = epoch
+        self._seen = epoch()
+        self.tensors: tuple[Tensor, ...] = self._read()
+
+    def _read(self) -> tuple[Tensor, ...]:
+        return tuple([o.table[o.key] for o in self.owned])
+
+    def current(self) -> tuple[Tensor, ...] | None:
+        """The program's module tensors, or None if the modules' state differs from the captured."""
+        epoch = self._epoch()
+        if epoch != self._seen:
+            if self.state.difference() is not None:
+                return None
+            self.tensors = self._read()
+            self._seen = epoch
+        return self.tensors
+
+    def failure(self) -> GuardFailure:
+        found = self.state.difference()
+        if found is None:
+            return GuardFailure("requires_grad of a module tensor", "requires_grad", "as captured", "changed")
+        return GuardFailure(found[0], f"{found[0]} is unchanged", _text(found[1]), _text(found[2]))
+
+    def describe(self) -> list[str]:
+        return [f"{place}: {_text(value)}" for place, value in self.state.settings]
+
+
+def _function(source: str, scope: dict[str, Any], name: str) -> Callable[..., Any]:
+    """Compile source that this module wrote; it holds names and indices only, values come by scope."""
+    space = dict(scope)
+    exec(compile(source, f"<plait {name}>", "exec"), space)
+    function: Callable[..., Any] = space[name]
+    return function
+
+
+def _value(expression: str, scope: dict[str, Any]) -> Any:
+    return eval(compile(expression, "<plait guard>", "eval"), scope)  # noqa: S307  our own source
+
+
+def _text(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class _Builder:
+    """Collects steps and the constants they refer to."""
+
+    def __init__(self, program: CapturedProgram, names: tuple[str, ...]) -> None:
+        self.program = program
+        self.names = names
+        self.steps: list[Step] = []
+        self.scope: dict[str, Any] = {"tls": tls, "Tensor": Tensor}
+        self.symbols: dict[str, str] = {}
+
+    def constant(self, value: Any) -> str:
+        name = f"c{len(self.scope)}"
+        self.scope[name] = value
+        return name
+
+    def test(self, test: str, what: str, expected: str, got: str = "") -> None:
+        self.steps.append(Step(test, what=what, expected=expected, got=got))
+
+    def bind(self, name: str, read: str, what: str) -> str:
+        self.steps.append(Step(bind=name, read=read, what=what, expected="to be there"))
+        return name
+
+    # --- parts of a guard set -----------------------------------------------------------------
+
+    def structure(self, s: Structure) -> None:
+        what = label_of(s.access, self.names)
+        if s.kind == "tree":
+            flatten, spec = self.constant(_tree_flatten), self.constant(s.detail)
+            self.bind(s.name, f"{flatten}({s.access}, {spec})", what)
+            self.test(f"{s.name} is not None", what, f"structure {s.detail}", f"type({s.access}).__name__")
+        elif s.access == "args":
+            self.test(f"len(args) == {s.detail}", "number of positional arguments", str(s.detail), "len(args)")
+        elif s.kind == "dict":
+            self._dict(s, what)
+        else:
+            test = f"type({s.access}) is {s.kind} and len({s.access}) == {s.detail}"
+            self.test(test, what, f"a {s.kind} of {s.detail}", s.access)
+
+    def _dict(self, s: Structure, what: str) -> None:
+        if s.access == "kwargs" and not s.detail:
+            self.test("not kwargs", "keyword arguments", "none", "tuple(kwargs)")
+            return
+        keys = self.constant(s.detail)
+        test = f"type({s.access}) is dict and tuple({s.access}) == {keys}"
+        self.test(test, f"keys of {what}", repr(s.detail), f"tuple({s.access})")
+
+    def leaf(self, value: Any, access: str) -> None:
+        what = label_of(access, self.names)
+        if value is None or isinstance(value, bool):
+            self.test(f"{access} is {value}", what, repr(value), access)
+        elif isinstance(value, int | float | complex | str | bytes):
+            constant, kind = self.constant(value), self.constant(type(value))
+            same = f"{access} != {access}" if value != value else f"{access} == {constant}"
+            self.test(f"type({access}) is {kind} and {same}", what, repr(value), access)
+        else:
+            self.test(f"{access} is {self.constant(value)}", what, _text(value), access)
+
+    def tensor(self, name: str, i: ProgramInput) -> None:
+        """Everything about a tensor that the trace may have used."""
+        t, what = i.example, i.desc.expr()
+        cls, dtype = self.constant(type(t)), self.constant(t.dtype)
+        self.test(f"type({name}) is {cls}", what, f"a {type(t).__name__}", f"type({name}).__name__")
+        self.test(f"{name}._dtype is {dtype}", f"{what}.dtype", str(t.dtype), f"{name}.dtype")
+        self.test(f"{name}._device == {self.constant(t.device)}", f"{what}.device", str(t.device), f"{name}.device")
+        grad = "" if t._requires_grad else "not "
+        self.test(f"{grad}{name}._requires_grad", f"{what}.requires_grad", str(t._requires_grad), f"{name}.requires_grad")
+        if t._requires_grad:
+            is_leaf = t._grad_fn is None
+            self.test(f"({name}._grad_fn is None) is {is_leaf}", f"{what}.is_leaf", str(is_leaf), f"{name}.is_leaf")
+        self._sizes(name, i, what)
+
+    def _sizes(self, name: str, i: ProgramInput, what: str) -> None:
+        shape = tuple(i.value.type.shape)  # type: ignore[union-attr]
+        if not any(isinstance(s, Expr) for s in shape):
+            expected = tuple(i.example.shape)
+            self.test(f"{name}.shape == {self.constant(expected)}", f"{what}.shape", str(expected), f"{name}.shape")
+            self._strides(name, i, what)
+            return
+        dims = self.bind(f"{name}_shape", f"{name}.shape", what)
+        self.test(f"len({dims}) == {len(shape)}", f"rank of {what}", str(len(shape)), f"len({dims})")
+        for d, size in enumerate(shape):
+            where = f"{what}.shape[{d}]"
+            if not isinstance(size, Expr):
+                self.test(f"{dims}[{d}] == {size}", where, str(size), f"{dims}[{d}]")
+            elif str(size) in self.symbols:
+                first = self.symbols[str(size)]
+                self.test(f"{dims}[{d}] == {first}", where, f"the same size as {size}", f"{dims}[{d}]")
+            else:
+                bound = self.symbols[str(size)] = self.bind(str(size), f"{dims}[{d}]", where)
+                self.test(f"{bound} >= 2", where, "a symbolic size, at least 2", bound)
+        self._strides(name, i, what)
+
+    def _strides(self, name: str, i: ProgramInput, what: str) -> None:
+        t = i.example
+        if t.is_contiguous():
+            test = f"{name}._array.flags.c_contiguous"
+            self.test(test, f"{what}.strides", "contiguous", f"{name}.stride()")
+            return
+        strides = tuple(i.value.type.strides)  # type: ignore[union-attr]
+        parts = [expr_source(s, self.symbols) if isinstance(s, Expr) else str(s) for s in strides]
+        expected = f"({', '.join(parts)},)"
+        self.test(f"{name}.strides == {expected}", f"{what}.strides", expected, f"{name}.strides")
+
+    def place(self, place: Place) -> str:
+        """The expression that reads an external place."""
+        text = self.constant(place.root)
+        for kind, key in place.path:
+            if kind == "attr":
+                text += f".{key}"
+            elif kind == "item":
+                text += f"[{self.constant(key)}]"
+            else:
+                text += ".cell_contents"
+        return text
+
+    def external(self) -> None:
+        reads = self.program.reads
+        for place, value in reads.values.items():
+            name = self.bind(f"r{len(self.steps)}", self.place(place), place.text)
+            self.leaf_of_place(name, value, place.text)
+        for place, value in reads.identities.items():
+            read, constant = self.place(place), self.constant(value)
+            # A bound method is a new object at each read, and equal to the earlier one.
+            self.test(f"{read} == {constant}", place.text, _text(value), read)
+
+    def leaf_of_place(self, name: str, value: Any, text: str) -> None:
+        if value is None or isinstance(value, bool):
+            self.test(f"{name} is {value}", text, repr(value), name)
+            return
+        constant = self.constant(_frozen(value))
+        kind = self.constant(type(value))
+        same = f"{name} != {name}" if isinstance(value, float) and value != value else f"{name} == {constant}"
+        self.test(f"type({name}) is {kind} and {same}", text, _text(value), name)
+
+    def shapes(self) -> None:
+        for guard in self.program.env.guards.values():
+            symbols = {str(s) for s in guard.condition.free_symbols}
+            if not symbols <= self.symbols.keys():
+                continue  # about a seed or call number, which never decides anything
+            where = f" at {guard.source[-1][0]}:{guard.source[-1][1]}" if guard.source else ""
+            got = f"({', '.join(f'{self.symbols[s]!s}' for s in sorted(symbols))},)"
+            self.test(
+                expr_source(guard.condition, self.symbols),
+                f"sizes{where}",
+                str(guard.condition),
+                got,
+            )
+
+
+def _frozen(value: Any) -> Any:
+    """A copy that later changes of ``value`` do not reach."""
+    if isinstance(value, list):
+        return [_frozen(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _frozen(v) for k, v in value.items()}
+    return value
+
+
+def _tree_flatten(value: Any, spec: Any) -> list[Any] | None:
+    """The leaves of ``value`` if its structure is ``spec``."""
+    import optree
+
+    leaves, found = optree.tree_flatten(value, none_is_leaf=True)
+    return leaves if found == spec else None
+
+
+def build_guards(program: CapturedProgram, names: tuple[str, ...], epoch: Callable[[], int]) -> GuardSet:
+    """The guards of ``program``; ``epoch()`` moves whenever some module changes."""
+    builder = _Builder(program, names)
+    builder.test(
+        f"tls.grad_enabled is {program.grad_enabled}", "grad mode", str(program.grad_enabled), "tls.grad_enabled"
+    )
+    for structure in program.structures:
+        builder.structure(structure)
+    by_access = {i.access: i for i in program.inputs if i.access is not None}
+    known: dict[int, str] = {}
+    variables: dict[int, str] = {}
+    for leaf in program.leaves:
+        if not isinstance(leaf.value, Tensor):
+            builder.leaf(leaf.value, leaf.access)
+        elif leaf.access in by_access:
+            i = by_access[leaf.access]
+            name = builder.bind(f"a{len(known)}", leaf.access, i.desc.expr())
+            known[id(leaf.value)] = variables[id(i)] = name
+            builder.tensor(name, i)
+        else:
+            same = known[id(leaf.value)]
+            text = label_of(leaf.access, names)
+            builder.test(f"{leaf.access} is {same}", text, "the same tensor as another argument", "'another tensor'")
+    modules = ModuleGuard(program, epoch)
+    _module_steps(builder, modules, program, variables)
+    builder.external()
+    _captured_steps(builder, program, variables)
+    builder.shapes()
+    result = ", ".join(variables[id(i)] for i in program.inputs)
+    return GuardSet(builder.steps, builder.scope, f"[{result}]", modules)
+
+
+def _module_steps(
+    builder: _Builder, modules: ModuleGuard, program: CapturedProgram, variables: dict[int, str]
+) -> None:
+    """Module state by epoch; then the tensors that it owns."""
+    if not program.module_roots:
+        return
+    current = builder.constant(modules.current)
+    builder.bind("owned", f"{current}()", "module state")
+    builder.test("owned is not None", "module state", "as captured")
+    owned = [i for i in program.inputs if i.owned is not None]
+    if not owned:
+        return
+    names = [f"p{k}" for k in range(len(owned))]
+    builder.bind(f"({', '.join(names)},)" if len(names) == 1 else ", ".join(names), "owned", "module tensors")
+    for name, i in zip(names, owned, strict=True):
+        variables[id(i)] = name
+    flags = " and ".join(f"{'' if i.example._requires_grad else 'not '}{n}._requires_grad" for n, i in zip(names, owned, strict=True))
+    builder.test(flags, "module state", "requires_grad as captured")
+
+
+def _captured_steps(builder: _Builder, program: CapturedProgram, variables: dict[int, str]) -> None:
+    """Tensors read from outside: read again where there is a place, else held."""
+    for k, i in enumerate(program.inputs):
+        if id(i) in variables:
+            continue
+        read = builder.place(i.place) if i.place is not None else builder.constant(i.example)
+        name = variables[id(i)] = builder.bind(f"x{k}", read, i.desc.expr())
+        builder.tensor(name, i)
+
+
+def has_symint(items: tuple[Any, ...]) -> bool:
+    """Whether any item is a SymInt."""
+    return any(isinstance(i, SymInt) for i in items)

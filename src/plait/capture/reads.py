@@ -1,0 +1,284 @@
+"""What a function reads from outside its arguments: globals, closure cells, attribute chains.
+
+Found from the code objects themselves, without rewriting bytecode: the function, the Python
+functions that it names (transitively, outside plait and the standard library), and the code of the
+user frames seen while recording. Each read ends as a guard by value, a captured tensor, a module,
+or an entry in the list of reads that cannot be guarded.
+"""
+
+from __future__ import annotations
+
+import dis
+import enum
+import functools
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from plait.capture.modules import is_module_like
+from plait.capture.source import is_library_file
+from plait.dispatch.operator import OperatorPacket, Overload
+from plait.tensor.device import Device
+from plait.tensor.dtype import DType
+from plait.tensor.tensor import Tensor
+
+__all__ = ["ExternalReads", "Place", "is_guardable", "reads_of"]
+
+_PRIMITIVES = (bool, int, float, complex, str, bytes, type(None), DType, Device, enum.Enum)
+_MAX_ITEMS = 32
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value is read: ``root`` is an object, ``path`` the steps from it, ``text`` its source.
+
+    A step is ("attr", name), ("item", key) or ("cell", None).
+    """
+
+    root: Any
+    path: tuple[tuple[str, Any], ...]
+    text: str
+
+    def __hash__(self) -> int:
+        return hash((id(self.root), self.path))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Place) and self.root is other.root and self.path == other.path
+
+    def attr(self, name: str) -> Place:
+        return Place(self.root, (*self.path, ("attr", name)), f"{self.text}.{name}")
+
+    def item(self, key: Any) -> Place:
+        return Place(self.root, (*self.path, ("item", key)), f"{self.text}[{key!r}]")
+
+    def read(self) -> Any:
+        """The value now; raises what the read raises."""
+        value = self.root
+        for kind, name in self.path:
+            if kind == "attr":
+                value = getattr(value, name)
+            elif kind == "item":
+                value = value[name]
+            else:
+                value = value.cell_contents
+        return value
+
+
+@dataclass
+class ExternalReads:
+    """All that was found."""
+
+    values: dict[Place, Any] = field(default_factory=dict)  # guarded by value
+    identities: dict[Place, Any] = field(default_factory=dict)  # guarded by identity (functions)
+    tensors: dict[int, Place] = field(default_factory=dict)  # id of a tensor -> where it is read
+    modules: dict[int, tuple[Any, str]] = field(default_factory=dict)  # id -> (module, source text)
+    unguarded: dict[str, str] = field(default_factory=dict)  # source text -> why
+
+
+def is_guardable(value: Any) -> bool:
+    """Whether ``value`` can be guarded by equality."""
+    if isinstance(value, _PRIMITIVES):
+        return True
+    if isinstance(value, tuple | list | frozenset):
+        return len(value) <= _MAX_ITEMS and all(is_guardable(v) for v in value)
+    if isinstance(value, dict):
+        return len(value) <= _MAX_ITEMS and all(is_guardable(v) for kv in value.items() for v in kv)
+    return False
+
+
+def reads_of(fn: Any) -> ExternalReads:
+    """The external reads of ``fn``: a function, a bound method, a partial, a module or a callable object."""
+    walker = _Walker()
+    walker.callable(fn, getattr(fn, "__name__", type(fn).__name__))
+    return walker.found
+
+
+def extend_with_code(found: ExternalReads, code: types.CodeType, scope: dict[str, Any]) -> None:
+    """Add the global reads of a frame's code that was met while recording."""
+    walker = _Walker(found)
+    walker.code(code, scope, {}, {})
+
+
+class _Walker:
+    """Follows code objects, each once."""
+
+    def __init__(self, found: ExternalReads | None = None) -> None:
+        self.found = found or ExternalReads()
+        self.seen: set[tuple[int, int]] = set()
+
+    def callable(self, fn: Any, text: str) -> None:
+        """Any callable of the user's."""
+        if isinstance(fn, functools.partial):
+            for value in (*fn.args, *fn.keywords.values()):
+                self.value(Place(value, (), text), value)
+            self.callable(fn.func, text)
+        elif isinstance(fn, types.MethodType):
+            self.method(fn.__func__, fn.__self__, text)
+        elif isinstance(fn, types.FunctionType):
+            self.function(fn, {})
+        elif is_module_like(fn):
+            self.module(fn, text)
+        elif not isinstance(fn, type | Overload | OperatorPacket | types.BuiltinFunctionType):
+            call = getattr(type(fn), "__call__", None)
+            if isinstance(call, types.FunctionType):
+                self.method(call, fn, text)
+
+    def method(self, fn: Any, owner: Any, text: str) -> None:
+        if is_module_like(owner):
+            self.module(owner, text.rpartition(".")[0] or text)
+        if isinstance(fn, types.FunctionType):
+            names = fn.__code__.co_varnames
+            place = Place(owner, (), text.rpartition(".")[0] or "self")
+            self.function(fn, {names[0]: place} if names else {})
+
+    def module(self, module: Any, text: str) -> None:
+        """A module: its forward and that of everything below it; its state is guarded by the epoch."""
+        if id(module) in self.found.modules:
+            return
+        self.found.modules[id(module)] = (module, text)
+        forward = getattr(type(module), "forward", None)
+        if isinstance(forward, types.FunctionType):
+            self.function(forward, {forward.__code__.co_varnames[0]: Place(module, (), text)})
+        for name, child in getattr(module, "_modules", {}).items():
+            if child is not None:
+                self.module(child, f"{text}.{name}")
+
+    def function(self, fn: types.FunctionType, local: dict[str, Place]) -> None:
+        wrapped = getattr(fn, "__wrapped__", None)
+        if isinstance(wrapped, types.FunctionType):
+            self.function(wrapped, local)
+        code = fn.__code__
+        owner = id(next(iter(local.values())).root) if local else id(fn)
+        if (id(code), owner) in self.seen or is_library_file(code.co_filename):
+            return
+        self.seen.add((id(code), owner))
+        cells = dict(zip(code.co_freevars, fn.__closure__ or (), strict=False))
+        places = {n: Place(cell, (("cell", None),), n) for n, cell in cells.items()}
+        self.code(code, fn.__globals__, places, local)
+
+    def code(
+        self, code: types.CodeType, scope: dict[str, Any], cells: dict[str, Place], local: dict[str, Place]
+    ) -> None:
+        """Every chain ``root.attr.attr`` whose root lies outside the function."""
+        for root, attrs in _chains(code):
+            kind, name = root
+            if kind == "global":
+                if name not in scope:
+                    continue  # a builtin, or not defined yet
+                place = Place(scope, (("item", name),), name)
+            elif kind == "deref":
+                if name not in cells:
+                    continue  # a local of an enclosing call
+                place = cells[name]
+            elif name in local:
+                place = local[name]
+            else:
+                continue
+            self.chain(place, attrs)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                self.code(constant, scope, cells | {n: p for n, p in local.items()}, {})
+
+    def chain(self, place: Place, attrs: list[str]) -> None:
+        """Follow plain attributes as far as they go, then judge the value found there."""
+        try:
+            value = place.read()
+        except (ValueError, KeyError, AttributeError):
+            return  # an empty cell, or a name bound later
+        for name in attrs:
+            if isinstance(value, Tensor | DType | Device) or is_guardable(value):
+                break
+            if is_module_like(value):
+                self.module(value, place.text)
+            if not _is_plain_attribute(value, name):
+                break
+            place = place.attr(name)
+            value = getattr(value, name)
+        self.value(place, value)
+
+    def value(self, place: Place, value: Any) -> None:
+        """Judge one value read at ``place``."""
+        found = self.found
+        if isinstance(value, Tensor):
+            found.tensors.setdefault(id(value), place)
+        elif is_module_like(value):
+            self.module(value, place.text)
+        elif is_guardable(value):
+            found.values[place] = value
+        elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
+            if not is_library_file(getattr(getattr(value, "__code__", None), "co_filename", "")):
+                if place.path:
+                    found.identities[place] = value
+                self.callable(value, place.text)
+        elif isinstance(value, tuple | list | dict):
+            self.container(place, value)
+        elif isinstance(value, types.ModuleType | type | types.BuiltinFunctionType | Overload | OperatorPacket):
+            return
+        elif callable(value) and hasattr(type(value), "__call__") and place.path:
+            found.identities[place] = value
+            self.callable(value, place.text)
+        else:
+            found.unguarded.setdefault(place.text, f"a {type(value).__name__} cannot be guarded by value")
+
+    def container(self, place: Place, value: Any) -> None:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        if len(value) > _MAX_ITEMS:
+            self.found.unguarded.setdefault(place.text, f"a container of {len(value)} items")
+            return
+        for key, item in items:
+            self.value(place.item(key), item)
+
+
+def _is_plain_attribute(value: Any, name: str) -> bool:
+    """Whether reading ``value.name`` runs no code of the user's."""
+    if isinstance(value, types.ModuleType):
+        return name in vars(value)
+    if is_module_like(value) and any(
+        name in getattr(value, table, {}) for table in ("_parameters", "_buffers", "_modules")
+    ):
+        return True
+    if name in getattr(value, "__dict__", {}):
+        return True
+    for cls in type(value).__mro__:
+        if name in vars(cls):
+            found = vars(cls)[name]
+            return not isinstance(found, property | functools.cached_property)
+    return False
+
+
+def _chains(code: types.CodeType) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    """(kind and name of the root, attributes read from it), for each chain in the bytecode."""
+    root: tuple[str, str] | None = None
+    attrs: list[str] = []
+    for instruction in dis.get_instructions(code):
+        name = instruction.opname
+        if root is not None and name in ("LOAD_ATTR", "LOAD_METHOD"):
+            attrs.append(str(instruction.argval))
+            continue
+        if name in ("CACHE", "PRECALL", "EXTENDED_ARG"):
+            continue
+        if root is not None:
+            yield root, attrs
+        root, attrs = _root_of(instruction), []
+    if root is not None:
+        yield root, attrs
+
+
+_ROOTS: dict[str, str] = {
+    "LOAD_GLOBAL": "global",
+    "LOAD_NAME": "global",
+    "LOAD_DEREF": "deref",
+    "LOAD_CLASSDEREF": "deref",
+    "LOAD_FAST": "local",
+    "LOAD_FAST_CHECK": "local",
+    "LOAD_FAST_BORROW": "local",
+}
+
+
+def _root_of(instruction: dis.Instruction) -> tuple[str, str] | None:
+    kind = _ROOTS.get(instruction.opname)
+    return (kind, str(instruction.argval)) if kind else None
+
+
+Callback = Callable[[Any], None]

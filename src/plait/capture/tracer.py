@@ -1,0 +1,415 @@
+"""Running a user's function once on fakes, and recording what it does above autograd.
+
+Owns the capture mode (the PreDispatch slot), the lifting of tensors met on the way, and the
+restoration of everything the trace touched. The result is a :class:`CapturedProgram`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optree
+
+from plait.autograd.graph import Node
+from plait.base.errors import CaptureError, DataDependentError
+from plait.capture.fake import FakeMode, FakeTensor, fake_like, meta_of
+from plait.capture.modules import OwnedTensor, swapped
+from plait.capture.proxy import Recorder, graph_meta
+from plait.capture.reads import ExternalReads, Place, extend_with_code, reads_of
+from plait.capture.shape_env import ShapeEnv
+from plait.capture.signature import Leaf, Structure, flatten_call, label_of, rebuild
+from plait.capture.source import is_library_file, user_stack
+from plait.dispatch.modes import PreDispatchMode, tensors_in
+from plait.dispatch.operator import Overload
+from plait.dispatch.state import tls
+from plait.ir.descriptors import (
+    AOTInput,
+    BufferAOTInput,
+    CapturedAOTInput,
+    ParamAOTInput,
+    PlainAOTInput,
+    PlainAOTOutput,
+)
+from plait.ir.graph import Graph, Value
+from plait.symbolic.symint import SymInt
+from plait.tensor.layout import TensorMeta
+from plait.tensor.tensor import Tensor
+
+__all__ = ["CapturedProgram", "ProgramInput", "capture"]
+
+
+@dataclass(slots=True)
+class ProgramInput:
+    """One tensor input of a captured program and how a later call finds it.
+
+    Exactly one of ``access`` (an expression over the call's arguments), ``owned`` (a module's table)
+    and ``place`` (an external read) is set; a tensor with none is held itself, by identity.
+    """
+
+    desc: AOTInput
+    value: Value
+    example: Tensor
+    access: str | None = None
+    owned: OwnedTensor | None = None
+    place: Place | None = None
+
+
+@dataclass(slots=True)
+class CapturedProgram:
+    """A graph above autograd, its inputs, the shape of its result, and what its guards need."""
+
+    graph: Graph
+    inputs: list[ProgramInput]
+    leaves: list[Leaf]
+    structures: list[Structure]
+    out_spec: Any
+    env: ShapeEnv
+    reads: ExternalReads
+    module_roots: list[tuple[Any, str]]
+    grad_enabled: bool
+    grad_enabled_after: bool = True
+    by_identity: list[ProgramInput] = field(default_factory=list)
+
+
+class TracedTensor(FakeTensor):
+    """The fake that a traced function sees: what cannot be captured is refused at the user's line."""
+
+    def _read_data(self, what: str) -> Any:
+        raise DataDependentError(
+            f"compile: {what} reads the value of a tensor of shape {tuple(self.shape)} while the function "
+            f"is traced{_at_user_line()}; expected no decision on data. Keep the decision in operators "
+            "(where, masks), or move the read out of the compiled function."
+        )
+
+    def backward(self, *args: Any, **kwargs: Any) -> None:
+        raise _unsupported("Tensor.backward()", "use plait.grad, or plait.func.value_and_grad")
+
+    def register_hook(self, *args: Any, **kwargs: Any) -> Any:
+        raise _unsupported("Tensor.register_hook()", "register hooks on the results of the compiled function")
+
+    def retain_grad(self) -> None:
+        raise _unsupported("Tensor.retain_grad()", "return the tensor, and ask outside")
+
+    @property
+    def grad(self) -> Any:
+        raise _unsupported("Tensor.grad", "use plait.grad, or plait.func.value_and_grad")
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        raise _unsupported("assignment to Tensor.grad", "return the gradient")
+
+    @property
+    def data(self) -> Any:
+        raise _unsupported("Tensor.data", "use detach()")
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        raise _unsupported("assignment to Tensor.data", "use copy_() under no_grad")
+
+
+def _at_user_line() -> str:
+    stack = user_stack()
+    return f" at {stack[-1][0]}:{stack[-1][1]} (in {stack[-1][2]})" if stack else ""
+
+
+def _unsupported(what: str, instead: str) -> CaptureError:
+    return CaptureError(f"compile: {what} cannot be captured{_at_user_line()}; {instead}.")
+
+
+class OuterHistory(Node):
+    """Stands for the tape of an argument that is not a leaf: the trace does not look behind it."""
+
+    def apply(self, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return ()
+
+
+class CaptureMode(PreDispatchMode):
+    """Records every outermost operator call, with the user's stack, and lifts unknown tensors."""
+
+    def __init__(self, program_inputs: list[ProgramInput], reads: ExternalReads) -> None:
+        self.recorder = Recorder("captured", self._lift)
+        self.inputs = program_inputs
+        self.reads = reads
+        self.lifted: dict[int, tuple[Tensor, Tensor]] = {}  # id of a real tensor -> (it, its fake)
+        self._codes: set[int] = set()
+
+    def __plait_predispatch__(
+        self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], redispatch: Callable[..., Any]
+    ) -> Any:
+        args, kwargs = self._faked(args), {k: self._faked(v) for k, v in kwargs.items()}
+        results = redispatch(*args, **kwargs)
+        recorder = self.recorder
+        recorder.source = user_stack()
+        recorder.origin = "forward" if tls.backward_node is None else "backward"
+        recorder.record(op, args, kwargs, results)
+        self._note_frames()
+        return results
+
+    def record_function(self, op: Overload, args: tuple[Any, ...], run: Callable[..., Any]) -> Any:
+        """One node for a user's autograd.Function: ``run`` is its application, unseen by this mode."""
+        from plait.dispatch.keys import DispatchKey
+
+        args = self._faked(args)
+        saved = tls.exclude
+        tls.exclude = saved | DispatchKey.PRE_DISPATCH.mask
+        try:
+            results = run(*args)
+        finally:
+            tls.exclude = saved
+        self.recorder.source = user_stack()
+        self.recorder.record(op, args, {}, results)
+        return results
+
+    def _faked(self, item: Any) -> Any:
+        """``item`` with every real tensor replaced by the fake that stands for it."""
+        if isinstance(item, Tensor):
+            return item if item._meta is not None else self.fake_of(item)
+        if isinstance(item, tuple | list):
+            return tuple([self._faked(part) for part in item])
+        return item
+
+    def fake_of(self, tensor: Tensor) -> Tensor:
+        """The fake of a real tensor met on the way, which becomes an input."""
+        known = self.lifted.get(id(tensor))
+        if known is not None:
+            return known[1]
+        fake = fake_like(tensor, TracedTensor)
+        place = self.reads.tensors.get(id(tensor))
+        source = place.text if place is not None else f"<tensor {len(self.lifted)} held by the function>"
+        desc = CapturedAOTInput(source)
+        value = self.recorder.builder.input(graph_meta(tensor), desc, requires_grad=tensor.requires_grad)
+        self.recorder.bind(fake, value)
+        self.inputs.append(ProgramInput(desc, value, tensor, place=place))
+        self.lifted[id(tensor)] = (tensor, fake)
+        return fake
+
+    def _lift(self, tensor: Tensor) -> Value:
+        raise CaptureError(
+            f"compile: a tensor of shape {tuple(tensor.shape)} from another trace reached an "
+            f"operator{_at_user_line()}; expected tensors of this call."
+        )
+
+    def _note_frames(self) -> None:
+        """Code that runs without being named (a callback, say) is looked at when it is met."""
+        frame = sys._getframe(2)
+        for _ in range(24):
+            code = frame.f_code
+            if code.co_name == "_trace_user_function" or frame.f_back is None:
+                return
+            if id(code) not in self._codes:
+                self._codes.add(id(code))
+                if not is_library_file(code.co_filename):
+                    extend_with_code(self.reads, code, frame.f_globals)
+            frame = frame.f_back
+
+
+def capture(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    dynamic_dims: Callable[[str, int, int], bool],
+) -> CapturedProgram:
+    """Trace ``fn`` on the metadata of its arguments.
+
+    ``dynamic_dims(access, dim, size)`` says which sizes become symbols. Modes, module tensors and
+    thread state are as before afterwards, also when ``fn`` raises.
+    """
+    leaves, structures = flatten_call(args, kwargs)
+    reads = reads_of(fn)
+    for leaf in leaves:
+        if not isinstance(leaf.value, Tensor) and callable(leaf.value):
+            _argument_reads(reads, leaf)
+    env = ShapeEnv()
+    roots = _roots(reads, fn)
+    names = _parameter_names(fn)
+    inputs: list[ProgramInput] = []
+    mode = CaptureMode(inputs, reads)
+    grad_before = tls.grad_enabled
+    saved_env, tls.shape_env = tls.shape_env, env
+    try:
+        with swapped(roots, TracedTensor) as owned:
+            fake_leaves = _fake_arguments(mode, leaves, names, env, dynamic_dims)
+            for fake_owner, fake in owned.values():
+                _bind_owned(mode, fake_owner, fake)
+            fake_args, fake_kwargs = rebuild(args, fake_leaves), rebuild(kwargs, fake_leaves)
+            with FakeMode(TracedTensor), mode:
+                result = _trace_user_function(fn, fake_args, fake_kwargs)
+            grad_after = tls.grad_enabled
+            out_spec = _outputs(mode, result)
+    finally:
+        tls.shape_env = saved_env
+        tls.grad_enabled = grad_before
+    _drop_unused_inputs(mode.recorder.builder.graph, inputs)
+    return CapturedProgram(
+        graph=mode.recorder.builder.graph,
+        inputs=inputs,
+        leaves=leaves,
+        structures=structures,
+        out_spec=out_spec,
+        env=env,
+        reads=reads,
+        module_roots=[(m, t) for m, t in _root_texts(reads, roots)],
+        grad_enabled=grad_before,
+        grad_enabled_after=grad_after,
+        by_identity=[i for i in inputs if i.access is None and i.owned is None and i.place is None],
+    )
+
+
+def _trace_user_function(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return fn(*args, **kwargs)  # the user's stack begins above this frame; see source.user_stack
+
+
+def _argument_reads(reads: ExternalReads, leaf: Leaf) -> None:
+    from plait.capture.modules import is_module_like
+
+    found = reads_of(leaf.value)
+    if is_module_like(leaf.value):
+        found.modules[id(leaf.value)] = (leaf.value, leaf.access)
+    for mine, theirs in zip(vars(reads).values(), vars(found).values(), strict=True):
+        for key, value in theirs.items():
+            mine.setdefault(key, value)
+
+
+def _roots(reads: ExternalReads, fn: Any) -> list[tuple[Any, str]]:
+    """(module, prefix) of the modules that no other found module contains."""
+    inside: set[int] = set()
+
+    def descend(module: Any) -> None:
+        for child in module._modules.values():
+            if child is not None and id(child) not in inside:
+                inside.add(id(child))
+                descend(child)
+
+    for module, _ in reads.modules.values():
+        descend(module)
+    tops = [(m, text) for key, (m, text) in reads.modules.items() if key not in inside]
+    if len(tops) == 1:
+        return [(tops[0][0], "")]
+    return [(m, f"{text}.") for m, text in tops]
+
+
+def _root_texts(reads: ExternalReads, roots: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
+    return [(m, reads.modules[id(m)][1]) for m, _ in roots]
+
+
+def _parameter_names(fn: Any) -> tuple[str, ...]:
+    target = getattr(type(fn), "forward", None) if hasattr(fn, "_parameters") else fn
+    try:
+        names = tuple(inspect.signature(target).parameters) if target is not None else ()
+    except (TypeError, ValueError):
+        return ()
+    return names[1:] if hasattr(fn, "_parameters") and names else names
+
+
+def _fake_arguments(
+    mode: CaptureMode,
+    leaves: list[Leaf],
+    names: tuple[str, ...],
+    env: ShapeEnv,
+    dynamic_dims: Callable[[str, int, int], bool],
+) -> list[Any]:
+    """The arguments' leaves with tensors replaced by fakes bound to graph inputs; one fake per object."""
+    fakes: list[Any] = []
+    known: dict[int, Tensor] = {}
+    storages: dict[int, Any] = {}
+    for leaf in leaves:
+        value = leaf.value
+        if not isinstance(value, Tensor):
+            fakes.append(value)
+            continue
+        if id(value) in known:
+            fakes.append(known[id(value)])
+            continue
+        fake = fake_like(value, TracedTensor, _argument_meta(value, leaf.access, env, dynamic_dims))
+        shared = storages.setdefault(id(value.storage), fake.storage)
+        fake._storage = shared
+        if value.requires_grad and not value.is_leaf:
+            fake._grad_fn = OuterHistory()
+        desc = PlainAOTInput(len(mode.inputs), label_of(leaf.access, names))
+        node_value = mode.recorder.builder.input(graph_meta(fake), desc, requires_grad=value.requires_grad)
+        mode.recorder.bind(fake, node_value)
+        mode.inputs.append(ProgramInput(desc, node_value, value, access=leaf.access))
+        known[id(value)] = fake
+        fakes.append(fake)
+    return fakes
+
+
+def _argument_meta(
+    tensor: Tensor, access: str, env: ShapeEnv, dynamic_dims: Callable[[str, int, int], bool]
+) -> TensorMeta:
+    """The metadata of an argument, with symbols for its dynamic sizes."""
+    meta = meta_of(tensor)
+    shape: list[Any] = list(meta.shape)
+    dynamic = [d for d, size in enumerate(shape) if size > 1 and dynamic_dims(access, d, size)]
+    if not dynamic:
+        return meta
+    for d in dynamic:
+        shape[d] = env.sym_int(env.size(shape[d]))
+    if tensor.is_contiguous():
+        return TensorMeta(shape, meta.dtype, meta.device)
+    return TensorMeta(shape, meta.dtype, meta.device, _symbolic_strides(meta, shape, env))
+
+
+def _symbolic_strides(meta: TensorMeta, shape: list[Any], env: ShapeEnv) -> list[Any]:
+    """Strides of a dense permuted tensor in terms of its sizes; other strides become fixed."""
+    strides: list[Any] = list(meta.strides)
+    order = sorted(range(len(shape)), key=lambda d: (meta.strides[d], meta.shape[d]))
+    expected_now: int = 1
+    expected: Any = 1
+    for d in order:
+        if meta.strides[d] != expected_now:
+            return strides
+        strides[d] = expected
+        expected_now *= int(meta.shape[d])
+        expected = expected * shape[d]
+    return strides
+
+
+def _bind_owned(mode: CaptureMode, owned: OwnedTensor, fake: Tensor) -> None:
+    """Make a module's tensor a named input of the graph."""
+    desc: AOTInput = ParamAOTInput(owned.name) if owned.is_param else BufferAOTInput(owned.name)
+    value = mode.recorder.builder.input(graph_meta(fake), desc, requires_grad=owned.tensor.requires_grad)
+    mode.recorder.bind(fake, value)
+    mode.inputs.append(ProgramInput(desc, value, owned.tensor, owned=owned))
+    mode.lifted[id(owned.tensor)] = (owned.tensor, fake)
+
+
+_CONSTANTS = (bool, int, float, complex, str, type(None))
+
+
+def _outputs(mode: CaptureMode, result: Any) -> Any:
+    """Append the leaves of the result as graph outputs; return its treespec."""
+    flat, spec = optree.tree_flatten(result, none_is_leaf=True)
+    for idx, leaf in enumerate(flat):
+        if isinstance(leaf, Tensor):
+            item: Any = mode.recorder.value_of(leaf if leaf._meta is not None else mode.fake_of(leaf))
+        elif isinstance(leaf, SymInt):
+            item = leaf.expr
+        elif isinstance(leaf, _CONSTANTS):
+            item = leaf
+        else:
+            raise CaptureError(
+                f"compile: result {idx} of the function is a {type(leaf).__name__}; expected tensors, "
+                "numbers, strings and None, in tuples, lists, dicts or registered pytree classes."
+            )
+        mode.recorder.builder.output(item, PlainAOTOutput(idx))
+    return spec
+
+
+def _drop_unused_inputs(graph: Graph, inputs: list[ProgramInput]) -> None:
+    """Module tensors that the trace never touched are not inputs."""
+    used = {id(v) for node in graph.nodes for v in node.inputs()}
+    used |= {id(v) for v in graph.outputs if isinstance(v, Value)}
+    kept = [i for i in inputs if i.owned is None or id(i.value) in used]
+    inputs[:] = kept
+    graph.inputs[:] = [i.value for i in kept]
+
+
+def has_tensors(items: tuple[Any, ...]) -> bool:
+    """Whether any tensor is among ``items``."""
+    return next(tensors_in(items), None) is not None
