@@ -31,7 +31,7 @@ from plait.symbolic.nodes import (
     remember,
 )
 
-__all__ = ["bounds", "is_nonnegative", "is_positive", "upper_expression"]
+__all__ = ["bounds", "is_nonnegative", "is_negative", "upper_expression"]
 
 Extended = int | float  # an int, or plus or minus infinity
 Interval = tuple[Extended, Extended]
@@ -42,9 +42,7 @@ _proofs: dict[Expr, bool] = {}
 
 
 def bounds(e: Expr) -> tuple[int | None, int | None]:
-    """The least and the greatest value `e` can take, both inclusive, as far as intervals tell;
-    None: no bound.
-    """
+    """The least and the greatest value of `e`, inclusive, as far as intervals tell, or None."""
     low, high = _interval(e)
     return (
         low if isinstance(low, int) else None,
@@ -57,15 +55,29 @@ def is_nonnegative(e: Expr) -> bool:
     low, high = _interval(e)
     if low >= 0:
         return True
-    if high < 0:
+    if high < 0 or _interval_is_exact(e):
         return False
     known = _proofs.get(e)
     return remember(_proofs, e, _prove(e, _STEPS)) if known is None else known
 
 
-def is_positive(e: Expr) -> bool:
-    """Whether e >= 1 can be proved."""
-    return is_nonnegative(e + -1)
+def is_negative(e: Expr) -> bool:
+    """Whether e < 0 can be proved."""
+    low, high = _interval(e)
+    if high < 0:
+        return True
+    return not (low >= 0 or _interval_is_exact(e)) and is_nonnegative(-e - 1)
+
+
+def _interval_is_exact(e: Expr) -> bool:
+    """Whether `e` is linear in symbols with plain bounds: no proof then tells more than that."""
+    for monomial in e.terms:
+        if len(monomial) > 1:
+            return False
+        for atom in monomial:
+            if not isinstance(atom, Symbol) or isinstance(atom.upper, Expr):
+                return False
+    return True
 
 
 def upper_expression(atom: Expr) -> Expr | None:
@@ -108,12 +120,13 @@ def _of_polynomial(e: Expr) -> Interval:
     low: Extended = 0
     high: Extended = 0
     for monomial, coefficient in e.terms.items():
-        a: Extended = coefficient
-        b: Extended = coefficient
+        a: Extended = 1
+        b: Extended = 1
         for atom in monomial:
-            a, b = _scale((a, b), _interval(atom))
-        low += a
-        high += b
+            first = a == b == 1
+            a, b = _interval(atom) if first else _scale((a, b), _interval(atom))
+        low += _times(coefficient, a if coefficient > 0 else b)
+        high += _times(coefficient, b if coefficient > 0 else a)
     return low, high
 
 
@@ -134,7 +147,7 @@ def _times(a: Extended, b: Extended) -> Extended:
 def _divisor_interval(e: Expr) -> Interval:
     """The interval of a divisor: since it is not 0, one that is not negative is at least 1."""
     low, high = _interval(e)
-    return (1, high) if low == 0 else (low, high)
+    return (1, max(1, high)) if low == 0 else (low, high)
 
 
 def _of_quotient(e: Expr) -> Interval:
@@ -163,9 +176,7 @@ def _of_remainder(e: Expr) -> Interval:
     if low >= 1:
         least, greatest = _interval(a)
         return 0, min(high - 1, greatest) if least >= 0 else high - 1
-    if high < 0:
-        return low + 1, 0
-    return low + 1, high - 1
+    return min(0, low + 1), max(0, high - 1)
 
 
 def _of_minimum(e: Expr) -> Interval:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from plait.symbolic.bounds import bounds, is_nonnegative
+from plait.symbolic.bounds import bounds, is_negative, is_nonnegative
 from plait.symbolic.nodes import (
     ONE,
     ZERO,
@@ -161,13 +161,15 @@ def _value(x: Expr) -> int:
 
 def _constant_quotient(r: Expr, d: Expr) -> int | None:
     """The value of r // d if it is the same for all values of the symbols."""
+    if r is ZERO:
+        return 0
     if isinstance(d, Const):
         low, high = bounds(r)
         if low is not None and high is not None and low // d.value == high // d.value:
             return low // d.value
     if is_nonnegative(r):
         return 0 if is_nonnegative(d - r - 1) else None
-    return -1 if is_nonnegative(-r - 1) and is_nonnegative(d + r) else None
+    return -1 if is_negative(r) and is_nonnegative(d + r) else None
 
 
 def _reduced_quotient(r: Expr, d: Expr) -> Expr:

@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 Monomial = tuple["Expr", ...]  # atoms in the order of `_rank`; () is the constant term
+Rank = tuple[int, str, int]  # length of the text, text, serial number
 Terms = dict[Monomial, int]  # no coefficient is 0; in printing order once it belongs to a node
 K = TypeVar("K")
 V = TypeVar("V")
@@ -81,6 +82,14 @@ def remember(memo: dict[K, V], key: K, value: V) -> V:
     return value
 
 
+def _has_mod(terms: Terms) -> bool:
+    for monomial in terms:
+        for atom in monomial:
+            if type(atom) is Mod:
+                return True
+    return False
+
+
 class Expr:
     """An integer expression; immutable and interned, so equality is identity.
 
@@ -89,22 +98,35 @@ class Expr:
     on either side.
     """
 
-    __slots__ = ("_bounds", "_free", "_rank", "_text", "args", "has_mod", "terms")
+    __slots__ = ("_args", "_bounds", "_free", "_rank", "_text", "has_mod", "terms")
 
     op: ClassVar[str] = ""
-    args: tuple[Expr, ...]
     terms: Terms
     has_mod: bool  # a remainder is among the atoms of `terms`
     _bounds: Any  # cache of bounds.bounds
 
-    def __init__(self, args: tuple[Expr, ...], terms: Terms | None) -> None:
-        self.args = args
-        self.terms = {(self,): 1} if terms is None else terms
-        self.has_mod = any(type(atom) is Mod for monomial in self.terms for atom in monomial)
+    def __init__(self, args: tuple[Expr, ...] | None, terms: Terms | None) -> None:
+        self._args = args
         self._bounds = None
         self._free: frozenset[Symbol] | None = None
-        self._rank: tuple[int, str, int] | None = None
+        self._rank: Rank | None = None
         self._text: str | None = None
+        if terms is None:
+            self.terms = {(self,): 1}
+            self.has_mod = type(self) is Mod
+        else:
+            self.terms = terms
+            self.has_mod = _has_mod(terms)
+
+    @property
+    def args(self) -> tuple[Expr, ...]:
+        """The operands; those of a polynomial are made when they are first asked for."""
+        if self._args is None:
+            self._args = self._operands()
+        return self._args
+
+    def _operands(self) -> tuple[Expr, ...]:
+        return ()
 
     # Arithmetic -----------------------------------------------------------------------------------
 
@@ -143,8 +165,8 @@ class Expr:
             return _converted(operator.floordiv, self, other)
         known = _quotients.get((self, other))
         if known is None:
-            known = _rules["floordiv"](self, const(other) if type(other) is int else other)
-            return remember(_quotients, (self, other), known)
+            result: Expr = _rules["floordiv"](self, _constant(other))
+            return remember(_quotients, (self, other), result)
         return known
 
     def __rfloordiv__(self, other: int) -> Expr:
@@ -155,8 +177,8 @@ class Expr:
             return _converted(operator.mod, self, other)
         known = _remainders.get((self, other))
         if known is None:
-            known = _rules["mod"](self, const(other) if type(other) is int else other)
-            return remember(_remainders, (self, other), known)
+            result: Expr = _rules["mod"](self, _constant(other))
+            return remember(_remainders, (self, other), result)
         return known
 
     def __rmod__(self, other: int) -> Expr:
@@ -176,7 +198,9 @@ class Expr:
     def free_symbols(self) -> frozenset[Symbol]:
         """The symbols in it; not those that only occur in the bound of another symbol."""
         if self._free is None:
-            self._free = frozenset().union(*(arg.free_symbols for arg in self.args))
+            atoms = {atom for monomial in self.terms for atom in monomial}
+            parts = self.args if self in atoms else atoms
+            self._free = frozenset().union(*(part.free_symbols for part in parts))
         return self._free
 
     def evaluate(self, values: Mapping[str, int]) -> int:
@@ -209,7 +233,7 @@ class Expr:
         return result
 
     @property
-    def rank(self) -> tuple[int, str, int]:
+    def rank(self) -> Rank:
         """Key of the printing order of atoms; the serial number only parts symbols of one name."""
         if self._rank is None:
             text = str(self)
@@ -294,6 +318,9 @@ class Add(Expr):
     __slots__ = ()
     op = "Add"
 
+    def _operands(self) -> tuple[Expr, ...]:
+        return tuple(_term(monomial, coefficient) for monomial, coefficient in self.terms.items())
+
 
 class Mul(Expr):
     """A product of atoms, with a Const in front unless the coefficient is 1; powers repeat the
@@ -302,6 +329,10 @@ class Mul(Expr):
 
     __slots__ = ()
     op = "Mul"
+
+    def _operands(self) -> tuple[Expr, ...]:
+        ((monomial, coefficient),) = self.terms.items()
+        return monomial if coefficient == 1 else (const(coefficient), *monomial)
 
 
 class FloorDiv(Expr):
@@ -354,6 +385,10 @@ def const(value: int) -> Expr:
         return node
     value = operator.index(value)
     return _interned.setdefault(value, Const(value))  # type: ignore[no-any-return]
+
+
+def _constant(value: Expr | int) -> Expr:
+    return value if isinstance(value, Expr) else const(value)
 
 
 ZERO = const(0)
@@ -419,8 +454,7 @@ def from_terms(terms: Terms) -> Expr:
     node: Expr | None = _interned.get(key)
     if node is None:
         ordered = dict(sorted(terms.items(), key=_printing_order))
-        args = tuple(_term(monomial, coefficient) for monomial, coefficient in ordered.items())
-        node = _interned.setdefault(key, Add(args, ordered))
+        node = _interned.setdefault(key, Add(None, ordered))
     return node
 
 
@@ -432,20 +466,22 @@ def _term(monomial: Monomial, coefficient: int) -> Expr:
     key = (monomial, coefficient)
     node: Expr | None = _interned.get(key)
     if node is None:
-        args = monomial if coefficient == 1 else (const(coefficient), *monomial)
-        node = _interned.setdefault(key, Mul(args, {monomial: coefficient}))
+        node = _interned.setdefault(key, Mul(None, {monomial: coefficient}))
     return node
 
 
-def _printing_order(term: tuple[Monomial, int]) -> tuple[int, list[tuple[int, str, int]]]:
+def _printing_order(term: tuple[Monomial, int]) -> tuple[int, list[Rank]]:
     """Higher degree first, then by atoms: an admissible monomial order, as division needs."""
-    return -len(term[0]), [atom.rank for atom in term[0]]
+    monomial = term[0]
+    return -len(monomial), [atom._rank or atom.rank for atom in monomial]
 
 
 def merge(a: Monomial, b: Monomial) -> Monomial:
     """The product of two monomials."""
     if not a or not b:
         return a or b
+    if len(a) == 1 and len(b) == 1:  # the usual case: a stride times an index
+        return a + b if a[0].rank <= b[0].rank else b + a
     return tuple(sorted(a + b, key=lambda atom: atom.rank))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from plait.base.errors import ArgumentTypeError
-from plait.symbolic.bounds import is_nonnegative
+from plait.symbolic.bounds import is_negative, is_nonnegative
 from plait.symbolic.codegen import source
 from plait.symbolic.nodes import Const, Expr, Symbol, Terms, from_terms, remember
 
@@ -198,7 +198,7 @@ def _node(kind: type[BoolExpr], args: tuple[Any, ...]) -> BoolExpr:
 def _at_least_zero(e: Expr) -> Condition:
     if is_nonnegative(e):
         return True
-    if is_nonnegative(-e - 1):
+    if is_negative(e):
         return False
     g = _content(e)
     if g > 1:
@@ -215,7 +215,7 @@ def _is_zero(e: Expr) -> Condition:
     if isinstance(e, Const):
         return e.value == 0
     g = _content(e)
-    if e.terms.get((), 0) % g or is_nonnegative(e - 1) or is_nonnegative(-e - 1):
+    if e.terms.get((), 0) % g or is_nonnegative(e - 1) or is_negative(e):
         return False
     if next(iter(e.terms.values())) < 0:
         g = -g
