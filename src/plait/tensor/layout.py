@@ -193,7 +193,10 @@ def wrap_dims(dims: Sequence[int], ndim: int, operator: str = "dim") -> tuple[in
 
 def contiguous_strides(shape: Sequence[IntLike]) -> Shape:
     """Row-major strides of `shape`; a size of 0 counts as 1, as in PyTorch."""
-    return strides_in_order(shape, range(len(shape) - 1, -1, -1))
+    ndim = len(shape)
+    if ndim < 2:
+        return (1,) * ndim
+    return strides_in_order(shape, range(ndim - 1, -1, -1))
 
 
 def strides_in_order(shape: Sequence[IntLike], order: Iterable[int]) -> Shape:
@@ -377,15 +380,12 @@ def view(layout: Layout, sizes: Shape) -> Layout | None:
     memory, and each chunk must be covered exactly by some of the new dimensions.
     """
     shape, strides = layout.shape, layout.strides
-    if shape == sizes:
-        return layout
     if not shape:
         return Layout(sizes, (1,) * len(sizes), layout.offset)
-    if has_no_elements(shape) or is_contiguous(shape, strides):
-        # A contiguous chunk of size-1 dimensions may start with any stride, which view keeps.
-        base = strides[-1]
-        if base == 1 or has_no_elements(shape):
-            return Layout(sizes, contiguous_strides(sizes), layout.offset)
+    if has_no_elements(shape):
+        return layout if shape == sizes else Layout(sizes, None, layout.offset)
+    if strides[-1] == 1 and is_contiguous(shape, strides):
+        return Layout(sizes, None, layout.offset)
     new_strides: list[IntLike] = [1] * len(sizes)
     new_dim = len(sizes) - 1
     base, chunk = strides[-1], 1
@@ -609,8 +609,9 @@ def elementwise_strides(
     PyTorch's TensorIterator. Operands are the tensors of the call, in order (0-d ones included;
     Python numbers are not operands). Shapes are tuples.
     """
-    if len(shape) < 2:
-        return contiguous_strides(shape)
+    contiguous = contiguous_strides(shape)
+    if len(shape) < 2 or all(operand == (shape, contiguous) for operand in operands):
+        return contiguous
     equal = [strides for op_shape, strides in operands if op_shape == shape]
     if len(equal) == len(operands):
         same = _strides_of_equal_shapes(shape, equal)
@@ -619,7 +620,7 @@ def elementwise_strides(
     stretched = [broadcast_strides(*operand, shape) for operand in operands]
     order = _memory_order(shape, stretched)
     if order == list(range(len(shape) - 1, -1, -1)):
-        return contiguous_strides(shape)
+        return contiguous
     result: list[IntLike] = [1] * len(shape)
     step: IntLike = 1
     for dim in order:

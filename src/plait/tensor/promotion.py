@@ -15,11 +15,12 @@ from plait.tensor.dtype import DType
 __all__ = ["can_cast", "promote", "result_type", "scalar_dtype"]
 
 
-def _promote_integers(a: DType, b: DType) -> DType | None:
-    """The common type of two integer types; None where PyTorch defines none."""
-    unsigned_beyond_uint8 = (dtypes.uint16, dtypes.uint32, dtypes.uint64)
-    if a in unsigned_beyond_uint8 or b in unsigned_beyond_uint8:
-        return None
+# PyTorch lets these meet floating types only.
+_WIDE_UNSIGNED = (dtypes.uint16, dtypes.uint32, dtypes.uint64)
+
+
+def _promote_integers(a: DType, b: DType) -> DType:
+    """The common type of two integer types up to 64 bits, unsigned only as uint8."""
     if a.is_signed == b.is_signed:
         return a if a.itemsize >= b.itemsize else b
     signed = a if a.is_signed else b
@@ -27,12 +28,14 @@ def _promote_integers(a: DType, b: DType) -> DType | None:
 
 
 def _promote(a: DType, b: DType) -> DType | None:
-    """One entry of the table, by category: the greater category wins, widths only within one."""
+    """One entry of the table: the greater category wins, widths matter only within one."""
     if a is b:
         return a
     if a.category < b.category:
         a, b = b, a
-    if a.is_complex and (b is dtypes.float64 or b is dtypes.complex128):
+    if (a in _WIDE_UNSIGNED or b in _WIDE_UNSIGNED) and not a.is_floating:
+        return None
+    if a.is_complex and b in (dtypes.float64, dtypes.complex128):
         return dtypes.complex128
     if a.category > b.category:
         return a
@@ -62,8 +65,8 @@ def promote(a: DType, b: DType) -> DType:
     common = _TABLE.get((a, b))
     if common is None:
         raise DtypeMismatch(
-            f"promote: no common type is defined for {a} and {b}; expected types other than "
-            "uint16, uint32 and uint64 in mixed arithmetic. Convert one operand with .to(dtype)."
+            f"promote: no common type is defined for {a} and {b}; expected uint16, uint32 and "
+            "uint64 to meet floating types only. Convert one operand with .to(dtype)."
         )
     return common
 
