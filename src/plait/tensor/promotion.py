@@ -99,9 +99,9 @@ def _combine(higher: DType | None, lower: DType | None) -> DType | None:
         return higher
     if higher.is_floating:
         return dtypes.to_complex(higher) if lower.is_complex else higher
-    if higher.is_bool or lower.category > 1:
-        return promote(higher, lower)
-    return higher
+    if lower.category > 1:
+        return lower
+    return promote(higher, lower) if higher.is_bool else higher
 
 
 def result_type(*operands: Any) -> DType:
