@@ -80,7 +80,7 @@ class GuardSet:
         for step in self.steps:
             try:
                 if step.bind:
-                    scope[step.bind] = _value(step.read, scope)
+                    _bind(scope, step.bind, _value(step.read, scope))
                 if not step.test or _value(step.test, scope):
                     continue
                 got = _text(_value(step.got, scope)) if step.got else "something else"
@@ -143,6 +143,15 @@ def _function(source: str, scope: dict[str, Any], name: str) -> Callable[..., An
 
 def _value(expression: str, scope: dict[str, Any]) -> Any:
     return eval(compile(expression, "<plait guard>", "eval"), scope)  # noqa: S307  our own source
+
+
+def _bind(scope: dict[str, Any], names: str, value: Any) -> None:
+    """Bind one name, or the names of a tuple target."""
+    if "," not in names:
+        scope[names] = value
+        return
+    targets = [n for n in names.strip("(),").replace(" ", "").split(",") if n]
+    scope.update(zip(targets, value, strict=True))
 
 
 def _text(value: Any) -> str:

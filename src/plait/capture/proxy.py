@@ -44,6 +44,7 @@ class Recorder:
         self.builder = GraphBuilder(name)
         self.lift = lift
         self.source: tuple[Frame, ...] = ()
+        self.locate: Callable[[], tuple[Frame, ...]] | None = None  # asked for the source instead
         self.origin = "forward"
         self._seq = 0
 
@@ -87,7 +88,7 @@ class Recorder:
             node_args,
             node_kwargs,
             [graph_meta(t) if isinstance(t, Tensor) else IntType(expr_of(t)) for t in flat],
-            source=self.source,
+            source=self.source if self.locate is None else self.locate(),
             grad_enabled=tls.grad_enabled,
             origin=self.origin,
             seq=self._seq,

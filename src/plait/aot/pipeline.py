@@ -1,0 +1,115 @@
+"""The pipeline: captured graph -> joint graph -> partition -> backend -> runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from plait.aot.joint import InputSpec, JointGraph, trace_joint
+from plait.aot.partition import Partition, default_partition
+from plait.aot.runtime import BackwardProgram, Compiled, Runtime
+from plait.base.errors import BackendCompilerFailed, PlaitError
+from plait.capture.shape_env import ShapeEnv
+from plait.ir.graph import Graph
+from plait.ir.verify import verify
+
+__all__ = ["AOTProgram", "Backend", "compile_ahead"]
+
+Backend = Callable[..., Compiled]
+Partitioner = Callable[[JointGraph], Partition]
+
+
+@dataclass(slots=True)
+class AOTProgram:
+    """One function compiled ahead of time: its graphs and its runtime.
+
+    ``joint`` is the joint graph of a training program, else the forward graph alone. ``times`` are
+    seconds by stage.
+    """
+
+    captured: Graph
+    joint: JointGraph
+    forward: Graph
+    backward: BackwardProgram | None
+    runtime: Runtime
+    forward_compiled: Compiled
+    times: dict[str, float] = field(default_factory=dict)
+    backward_compiled: list[Compiled] = field(default_factory=list)
+
+    def print_io(self) -> str:
+        """The inputs and outputs of the joint graph with their descriptors."""
+        return self.joint.graph.print_io()
+
+
+def compile_ahead(
+    captured: Graph,
+    specs: Sequence[InputSpec],
+    env: ShapeEnv,
+    backend: Backend,
+    *,
+    backend_name: str,
+    grad_enabled: bool,
+    options: dict[str, Any],
+    partitioner: Partitioner = default_partition,
+) -> AOTProgram:
+    """Compile ``captured`` for inputs as ``specs`` say.
+
+    A training program is made if grad mode is on and some input requires grad, unless no output does.
+    BackendCompilerFailed wraps what the backend raises.
+    """
+    times: dict[str, float] = {}
+    started = time.perf_counter()
+    verify(captured)
+    training = grad_enabled and any(s.requires_grad for s in specs)
+    joint = trace_joint(captured, specs, env, training=training)
+    times["joint trace"] = time.perf_counter() - started
+    compiled_backward: list[Compiled] = []
+
+    def compile_graph(graph: Graph) -> Compiled:
+        begun = time.perf_counter()
+        compiled = call_backend(backend, backend_name, graph, options)
+        times[f"backend, {graph.name}"] = time.perf_counter() - begun
+        return compiled
+
+    def compile_backward(graph: Graph) -> Compiled:
+        compiled = compile_graph(graph)
+        compiled_backward.append(compiled)
+        return compiled
+
+    backward: BackwardProgram | None = None
+    if joint.is_training:
+        cut = partitioner(joint)
+        forward = cut.forward
+        joint.meta.num_saved = len(cut.saved)
+        backward = BackwardProgram(
+            cut.backward,
+            compile_backward,
+            saved_is_input=cut.saved_is_input,
+            symbols=cut.symbols,
+            grad_inputs=joint.grad_inputs,
+            tangents=joint.meta.traced_tangents,
+            names=[v.name for v in forward.inputs],
+        )
+    else:
+        forward = verify(joint.graph, functional=True)
+    forward.name = "forward"
+    env.frozen = True
+    compiled = compile_graph(forward)
+    runtime = Runtime(joint.meta, forward, compiled, backward)
+    return AOTProgram(captured, joint, forward, backward, runtime, compiled, times, compiled_backward)
+
+
+def call_backend(backend: Backend, name: str, graph: Graph, options: dict[str, Any]) -> Compiled:
+    """Compile one graph; anything but our own errors for the user's input comes out wrapped."""
+    try:
+        compiled = backend(graph, options)
+    except PlaitError:
+        raise
+    except Exception as error:
+        raise BackendCompilerFailed(name, error) from error
+    if not callable(compiled):
+        inner = TypeError(f"the backend returned a {type(compiled).__name__}; expected a callable")
+        raise BackendCompilerFailed(name, inner)
+    return compiled

@@ -1,0 +1,279 @@
+"""Running a compiled function: argument list, native call, epilogue, tape.
+
+The reference method :meth:`Runtime.run` is what the calling convention means. The hot path is
+straight-line Python with every branch resolved (:meth:`Runtime.emit`); a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from plait.aot.metadata import OutputAliasInfo, OutputType, ViewAndMutationMeta
+from plait.autograd.grad_mode import no_grad
+from plait.autograd.graph import Node as TapeNode
+from plait.autograd.graph import attach, edge_of
+from plait.autograd.saved import SavedTensor
+from plait.base.errors import AutogradError
+from plait.dispatch.dispatcher import lookup
+from plait.dispatch.state import tls
+from plait.ir.graph import Graph, map_values
+from plait.ir.interpret import symbol_values
+from plait.ops.random import default_generator
+from plait.symbolic.expr import Expr
+from plait.tensor.layout import TensorMeta
+from plait.tensor.tensor import Tensor, shallow_copy
+
+__all__ = ["BackwardProgram", "Runtime"]
+
+Compiled = Callable[..., Sequence[Any]]
+
+
+class BackwardProgram:
+    """The backward half of a compiled function, compiled when it is first needed."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        compile: Callable[[Graph], Compiled],
+        *,
+        saved_is_input: list[int | None],
+        symbols: list[str],
+        grad_inputs: list[int],
+        tangents: list[TensorMeta],
+        names: list[str],
+    ) -> None:
+        self.graph = graph
+        self.saved_is_input = saved_is_input
+        self.symbols = symbols
+        self.grad_inputs = grad_inputs
+        self.tangents = tangents
+        self.names = names
+        self._compile = compile
+        self._compiled: Compiled | None = None
+
+    @property
+    def is_compiled(self) -> bool:
+        return self._compiled is not None
+
+    def compiled(self) -> Compiled:
+        """The native backward, compiled now if it has not been."""
+        if self._compiled is None:
+            self._compiled = self._compile(self.graph)
+        return self._compiled
+
+
+class CompiledBackward(TapeNode):
+    """The tape node of one call of a compiled function."""
+
+    __slots__ = ("ints", "program", "saved", "tangent_shapes")
+
+    def __init__(
+        self, program: BackwardProgram, inputs: Sequence[Tensor], saved: list[SavedTensor], ints: list[int]
+    ) -> None:
+        super().__init__([edge_of(inputs[i]) if inputs[i]._requires_grad else None for i in program.grad_inputs])
+        self.program = program
+        self.saved = saved
+        self.ints = ints
+        self.tangent_shapes: list[Any] = []
+
+    def name(self) -> str:
+        return "CompiledBackward"
+
+    def release(self) -> None:
+        self.saved = []
+
+    def apply(self, grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
+        if tls.grad_enabled:
+            raise AutogradError(
+                "backward: create_graph=True through a compiled function; its backward graph is not "
+                "itself differentiable. Take both derivatives inside the compiled function (plait.grad "
+                "there is traced), or run this function eagerly."
+            )
+        program = self.program
+        if len(self.saved) != len(program.saved_is_input):
+            raise AutogradError(
+                "backward: a second backward through a compiled function whose saved tensors were freed; "
+                "pass retain_graph=True to the first."
+            )
+        saved = [s.unpack(self) for s in self.saved]
+        tangents = [self._tangent(k, g) for k, g in enumerate(grads)]
+        return list(program.compiled()(*saved, *self.ints, *tangents))
+
+    def _tangent(self, number: int, grad: Tensor | None) -> Tensor:
+        """Cotangent ``number`` in the layout it was traced with; zeros where there is none."""
+        meta = self.program.tangents[number]
+        result = self.results[number]
+        assert result is not None
+        shape = result[0]
+        if grad is None:
+            return _zeros(shape, meta)
+        if grad.dtype is not meta.dtype:
+            grad = lookup("aten::_to_copy").call(grad, **_copy_options(meta))
+        wanted = [s for s in meta.strides if isinstance(s, int)]
+        same = len(wanted) == len(meta.strides) and tuple(grad.strides) == tuple(wanted)
+        return grad if same else _laid_out(grad, meta)
+
+
+def _copy_options(meta: TensorMeta) -> dict[str, Any]:
+    op = lookup("aten::_to_copy")
+    _, kwargs = op.normalize((None,), {"dtype": meta.dtype})
+    return kwargs
+
+
+def _zeros(shape: tuple[int, ...], meta: TensorMeta) -> Tensor:
+    zeros: Tensor = lookup("aten::zeros")(shape, dtype=meta.dtype)
+    return _laid_out(zeros, meta)
+
+
+def _laid_out(tensor: Tensor, meta: TensorMeta) -> Tensor:
+    """``tensor`` with the order of strides of ``meta``."""
+    order = sorted(range(len(meta.shape)), key=lambda d: _hint(meta.strides[d]), reverse=True)
+    if order == list(range(len(order))):
+        if tensor.is_contiguous():
+            return tensor
+        out: Tensor = lookup("aten::contiguous")(tensor)
+        return out
+    inverse = [order.index(d) for d in range(len(order))]
+    permute = lookup("aten::permute")
+    laid: Tensor = permute(lookup("aten::contiguous")(permute(tensor, order)), inverse)
+    return laid
+
+
+def _hint(stride: Any) -> int:
+    return stride if isinstance(stride, int) else 2 + len(str(stride))
+
+
+class Runtime:
+    """One compiled function at run time.
+
+    ``run(inputs)`` takes the program's flat tensors and returns the flat user outputs.
+    """
+
+    def __init__(
+        self,
+        meta: ViewAndMutationMeta,
+        forward_graph: Graph,
+        forward: Compiled,
+        backward: BackwardProgram | None,
+    ) -> None:
+        self.meta = meta
+        self.forward_graph = forward_graph
+        self.forward = forward
+        self.backward = backward
+        self._needs_symbols = _needs_symbols(meta, backward)
+        self._simple = (
+            backward is None
+            and not meta.mutated_inputs
+            and not meta.num_random_calls
+            and all(o.output_type is OutputType.NON_ALIAS for o in meta.output_info)
+        )
+        self.run: Callable[[list[Any]], Sequence[Any]] = self.run_simple if self._simple else self.run_reference
+
+    def run_simple(self, inputs: list[Any]) -> Sequence[Any]:
+        """No aliases, mutation, random state or gradients: the native call alone."""
+        return self.forward(*inputs)
+
+    def run_reference(self, inputs: list[Any]) -> Sequence[Any]:
+        """The calling convention, step by step."""
+        meta = self.meta
+        arguments = list(inputs)
+        if meta.num_random_calls:
+            arguments += default_generator().reserve(meta.num_random_calls)
+        symbols = symbol_values(self.forward_graph, arguments) if self._needs_symbols else {}
+        returns = list(self.forward(*arguments))
+        count = meta.num_forward_returns
+        if self.backward is not None:
+            self._record(inputs, returns, symbols)
+        self._write_inputs(inputs, returns)
+        first = len(meta.mutated_inputs)
+        plain = returns[first : first + meta.num_plain_outputs]
+        bases = returns[first + meta.num_plain_outputs : count]
+        outputs: list[Any] = []
+        for info in meta.output_info:
+            outputs.append(_output(info, inputs, plain, bases, outputs, symbols))
+        return outputs
+
+    def _record(self, inputs: Sequence[Tensor], returns: list[Any], symbols: dict[str, Any]) -> None:
+        """Put the compiled backward on the tape as the maker of the differentiable returns."""
+        program = self.backward
+        assert program is not None
+        made = iter(returns[self.meta.num_forward_returns :])
+        saved = [
+            SavedTensor(inputs[place]) if place is not None else SavedTensor(shallow_copy(next(made)))
+            for place in program.saved_is_input
+        ]
+        ints = [int(symbols[name]) for name in program.symbols]
+        node = CompiledBackward(program, inputs, saved, ints)
+        attach([returns[k] for k in self.meta.tangent_outputs], node)
+
+    def _write_inputs(self, inputs: Sequence[Tensor], returns: list[Any]) -> None:
+        """The epilogue of mutation: copy new values into the inputs; versions and history follow."""
+        copy = lookup("aten::copy_")
+        for number, i in enumerate(self.meta.mutated_inputs):
+            value = returns[number]
+            if value._requires_grad and not self.meta.input_info[i].mutations_under_no_grad:
+                copy(inputs[i], value)
+            else:
+                with no_grad():
+                    copy(inputs[i], value)
+
+
+def _needs_symbols(meta: ViewAndMutationMeta, backward: BackwardProgram | None) -> bool:
+    if backward is not None and backward.symbols:
+        return True
+    return any(
+        isinstance(o.constant, Expr) or any(_has_expr(s.args) or _has_expr(tuple(s.kwargs.values())) for s in o.steps)
+        for o in meta.output_info
+    )
+
+
+def _has_expr(item: Any) -> bool:
+    if isinstance(item, tuple | list):
+        return any(_has_expr(part) for part in item)
+    return isinstance(item, Expr)
+
+
+def _output(
+    info: OutputAliasInfo,
+    inputs: Sequence[Any],
+    plain: Sequence[Any],
+    bases: Sequence[Any],
+    earlier: Sequence[Any],
+    symbols: dict[str, Any],
+) -> Any:
+    """One user output, made from what the graph returned."""
+    kind, number = info.output_type, info.base_idx
+    if kind is OutputType.NON_ALIAS:
+        assert info.graph_idx is not None
+        return plain[info.graph_idx]
+    if kind is OutputType.CONSTANT:
+        return info.constant.evaluate(symbols) if isinstance(info.constant, Expr) else info.constant
+    assert number is not None
+    if kind is OutputType.IS_INPUT:
+        return inputs[number]
+    if kind is OutputType.SAME_OUTPUT:
+        return earlier[number]
+    base = inputs[number] if kind is OutputType.ALIAS_OF_INPUT else bases[number]
+    return _replayed(info, base, symbols)
+
+
+def _replayed(info: OutputAliasInfo, base: Tensor, symbols: dict[str, Any]) -> Tensor:
+    """The view steps of ``info`` on ``base``, with the history that eager gives them."""
+
+    def evaluated(item: Any) -> Any:
+        return item.evaluate(symbols) if isinstance(item, Expr) else item
+
+    out: Any = base
+    cut = base._requires_grad and not info.requires_grad
+    if cut:
+        out = out.detach()
+    elif not info.steps:
+        return base
+    for step in info.steps:
+        kwargs = {k: map_values(v, evaluated) for k, v in step.kwargs.items()}
+        out = step.op.call(out, *map_values(step.args, evaluated), **kwargs)
+        if step.index is not None:
+            out = out[step.index]
+    result: Tensor = out
+    return result

@@ -1,0 +1,81 @@
+"""Entries: what one compiled function has been compiled for, and why each new one was needed.
+
+An entry is guards plus a list of segments (one, until data reads cut graphs). Owns the choice of
+dynamic sizes: a size that failed its guard becomes a symbol in the next entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from plait.capture.guards import GuardFailure, GuardSet
+from plait.capture.tracer import CapturedProgram
+from plait.tensor.tensor import Tensor
+
+__all__ = ["Entry", "Recompile", "Segment", "SizeHistory"]
+
+
+@dataclass(slots=True)
+class Segment:
+    """A stretch of the function without data reads: ``run(inputs)`` gives its flat outputs."""
+
+    run: Callable[[list[Any]], Any]
+    compiled: Any  # what the layers above keep: graphs, kernels, times
+
+
+@dataclass(slots=True)
+class Entry:
+    """One specialisation of a compiled function."""
+
+    number: int
+    guards: GuardSet
+    program: CapturedProgram
+    segments: list[Segment]
+    finish: Callable[[Any], Any]  # flat outputs -> the function's result
+    times: dict[str, float] = field(default_factory=dict)
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recompile:
+    """Why an entry was added: the condition that failed in the entry tried last."""
+
+    entry: int
+    failure: GuardFailure
+
+    def __str__(self) -> str:
+        return f"entry {self.entry}: {self.failure}"
+
+
+class SizeHistory:
+    """The sizes seen at each argument, to tell which vary.
+
+    ``dynamic`` True makes every size symbolic, False none, None those that were seen to vary.
+    """
+
+    def __init__(self, dynamic: bool | None) -> None:
+        self.dynamic = dynamic
+        self._seen: dict[str, list[int | None]] = {}
+        self._varies: set[tuple[str, int]] = set()
+
+    def observe(self, program_leaves: list[Any]) -> None:
+        """Note the sizes of one call's tensors."""
+        for leaf in program_leaves:
+            if not isinstance(leaf.value, Tensor):
+                continue
+            shape = tuple(leaf.value.shape)
+            seen = self._seen.get(leaf.access)
+            if seen is None or len(seen) != len(shape):
+                self._seen[leaf.access] = list(shape)
+                continue
+            for dim, (before, now) in enumerate(zip(seen, shape, strict=True)):
+                if before != now:
+                    self._varies.add((leaf.access, dim))
+
+    def is_dynamic(self, access: str, dim: int, size: int) -> bool:
+        """Whether this size becomes a symbol."""
+        if self.dynamic is not None:
+            return self.dynamic
+        return (access, dim) in self._varies

@@ -1,0 +1,271 @@
+"""The front door: ``plait.compile`` puts capture, ahead-of-time autograd and a backend in a row."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optree
+
+from plait.aot.joint import InputSpec
+from plait.aot.pipeline import AOTProgram, call_backend, compile_ahead
+from plait.aot.runtime import Compiled
+from plait.backends.registry import Backend, lookup_backend
+from plait.base import log
+from plait.base.errors import InvalidArgument
+from plait.capture.entries import Entry, Recompile, Segment, SizeHistory
+from plait.capture.guards import build_guards
+from plait.capture.modules import is_module_like
+from plait.capture.signature import flatten_call
+from plait.capture.tracer import CapturedProgram, capture
+from plait.dispatch.state import tls
+from plait.ir.graph import Graph
+from plait.tensor.tensor import Tensor
+
+__all__ = ["CompiledFunction", "compile"]
+
+RECOMPILE_LIMIT = 16
+
+
+def compile(
+    fn: Callable[..., Any] | None = None,
+    *,
+    backend: str | Backend = "llvm",
+    fullgraph: bool = False,
+    dynamic: bool | None = None,
+    options: dict[str, Any] | None = None,
+    name: str | None = None,
+) -> Any:
+    """Compile ``fn`` at its first call, for arguments like those of the call.
+
+    ``fn`` is a function, a bound method or a module; without it, a decorator is returned.
+    ``backend`` is a name (see ``plait.list_backends``) or a callable ``(graph, options) ->
+    callable``. ``dynamic``: None makes a size symbolic once it was seen to vary, True makes all sizes
+    symbolic except 0 and 1, False none. ``options`` go to the backend.
+
+    A call whose arguments, or whatever else the function reads, differ from what it was compiled for
+    compiles again; ``recompiles`` has the reasons. Raises DataDependentError where the function reads
+    a tensor's value, CaptureError for what cannot be captured, and what eager would raise for bad
+    arguments.
+
+    >>> import plait
+    >>> @plait.compile
+    ... def f(x, w):
+    ...     return plait.relu(x @ w).sum()
+    >>> f(plait.ones(2, 3), plait.ones(3, 4))
+    tensor(24.)
+    """
+    if fn is None:
+        return functools.partial(
+            compile, backend=backend, fullgraph=fullgraph, dynamic=dynamic, options=options, name=name
+        )
+    if not callable(fn):
+        raise InvalidArgument(f"compile: argument 'fn' is a {type(fn).__name__}; expected a callable.")
+    return CompiledFunction(fn, backend, fullgraph=fullgraph, dynamic=dynamic, options=options, name=name)
+
+
+class CompiledFunction:
+    """A function and the entries it has been compiled to.
+
+    Several threads may call it at once; compiling is serialised.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        backend: str | Backend,
+        *,
+        fullgraph: bool,
+        dynamic: bool | None,
+        options: dict[str, Any] | None,
+        name: str | None = None,
+    ) -> None:
+        self.fn = fn
+        self.backend_name = backend if isinstance(backend, str) else getattr(backend, "__name__", "backend")
+        self.backend = lookup_backend(backend)
+        self.fullgraph = fullgraph
+        self.options = dict(options or {})
+        self.entries: list[Entry] = []
+        self.recompiles: list[Recompile] = []
+        self._sizes = SizeHistory(dynamic)
+        self._lock = threading.RLock()
+        self._names = _parameter_names(fn)
+        self._forced_eager: str | None = None
+        self._epoch = _epoch_of(fn)
+        functools.update_wrapper(self, fn if hasattr(fn, "__name__") else type(fn), updated=())
+        if name is not None:
+            self.__name__ = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for entry in self.entries:
+            inputs = entry.guards.check(args, kwargs)
+            if inputs is not None:
+                return entry.finish(entry.segments[0].run(inputs))
+        return self._miss(args, kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        # A compiled module still offers the module's attributes.
+        fn = self.__dict__.get("fn")
+        if fn is not None and is_module_like(fn):
+            return getattr(fn, name)
+        raise AttributeError(f"a compiled function has no attribute {name!r}")
+
+    def _miss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """No entry answers: compile one, or run the function where that is not possible."""
+        reason = self._run_eagerly_because()
+        if reason is not None:
+            return self.fn(*args, **kwargs)
+        with self._lock:
+            for entry in self.entries:  # another thread may have compiled it meanwhile
+                if entry.guards.check(args, kwargs) is not None:
+                    break
+            else:
+                if not self._may_recompile(args, kwargs):
+                    return self.fn(*args, **kwargs)
+                entry = self._compile(args, kwargs)
+                self.entries.insert(0, entry)
+        inputs = entry.guards.check(args, kwargs)
+        if inputs is None:
+            failure = entry.guards.explain(args, kwargs)
+            log.record("fallback", f"the new entry's own guards fail: {failure}", function=self.__name__)
+            return self.fn(*args, **kwargs)
+        return entry.finish(entry.segments[0].run(inputs))
+
+    def _run_eagerly_because(self) -> str | None:
+        if tls.predispatch is not None:
+            return "called inside another trace, which sees through it"
+        if tls.modes:
+            reason = f"the mode {type(tls.modes[-1]).__name__} is active, and sees each operator"
+            log.record("fallback", reason, function=self.__name__)
+            return reason
+        if self._forced_eager is not None:
+            return self._forced_eager
+        return None
+
+    def _may_recompile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Record why the entries do not answer; False once there are too many of them."""
+        if not self.entries:
+            return True
+        failure = self.entries[0].guards.explain(args, kwargs)
+        if failure is not None:
+            recompile = Recompile(self.entries[0].number, failure)
+            self.recompiles.append(recompile)
+            log.record("recompile", str(failure), function=self.__name__, count=len(self.recompiles))
+        if len(self.entries) < RECOMPILE_LIMIT:
+            return True
+        self._forced_eager = f"{RECOMPILE_LIMIT} entries were compiled and none answers; last: {failure}"
+        log.record("fallback", self._forced_eager, function=self.__name__)
+        return False
+
+    def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        leaves, _ = flatten_call(args, kwargs)
+        self._sizes.observe(leaves)
+        started = time.perf_counter()
+        program = capture(self.fn, args, kwargs, dynamic_dims=self._sizes.is_dynamic)
+        captured = time.perf_counter()
+        compiled, run = self._lower(program)
+        guards = build_guards(program, self._names, self._epoch)
+        times = {"capture": captured - started} | getattr(compiled, "times", {})
+        times["first compile"] = time.perf_counter() - started
+        return Entry(
+            number=len(self.entries),
+            guards=guards,
+            program=program,
+            segments=[Segment(run, compiled)],
+            finish=_finisher(program),
+            times=times,
+        )
+
+    def _lower(self, program: CapturedProgram) -> tuple[Any, Callable[[list[Any]], Any]]:
+        """What the backend made of the program, and how to run it on the program's inputs."""
+        if getattr(self.backend, "skips_aot", False):
+            call: Compiled = call_backend(self.backend, self.backend_name, program.graph, self.options)
+            return call, lambda inputs: call(*inputs)
+        specs = [InputSpec(i.example.requires_grad, i.example.is_leaf) for i in program.inputs]
+        compiled = compile_ahead(
+            program.graph,
+            specs,
+            program.env,
+            self.backend,
+            backend_name=self.backend_name,
+            grad_enabled=program.grad_enabled,
+            options=self.options,
+        )
+        return compiled, compiled.runtime.run
+
+    # --- looking inside -----------------------------------------------------------------------
+
+    def _latest(self) -> AOTProgram:
+        if not self.entries:
+            raise InvalidArgument(f"{self.__name__}: nothing is compiled yet; call it once first.")
+        compiled: AOTProgram = self.entries[0].segments[0].compiled
+        return compiled
+
+    def print_io(self) -> str:
+        """Inputs and outputs of the newest entry's joint graph: name, type, descriptor, meaning."""
+        return self._latest().print_io()
+
+    def graphs(self) -> dict[str, Graph]:
+        """The newest entry's graphs: captured, joint, forward, backward."""
+        latest = self._latest()
+        found = {"captured": latest.captured, "joint": latest.joint.graph, "forward": latest.forward}
+        if latest.backward is not None:
+            found["backward"] = latest.backward.graph
+        return found
+
+    def kernels(self) -> list[Any]:
+        """The native kernels of the newest entry, forward first; a backward not yet compiled has none."""
+        latest = self._latest()
+        made: Sequence[Any] = [latest.forward_compiled, *latest.backward_compiled]
+        return [kernel for compiled in made for kernel in getattr(compiled, "kernels", ())]
+
+    def explain_guards(self) -> list[str]:
+        """The conditions of the newest entry, one line each, then what could not be guarded."""
+        self._latest()
+        entry = self.entries[0]
+        unguarded = [f"unguarded: {text} ({why})" for text, why in entry.program.reads.unguarded.items()]
+        return entry.guards.describe() + unguarded
+
+
+def _parameter_names(fn: Any) -> tuple[str, ...]:
+    target = fn.forward if is_module_like(fn) and hasattr(fn, "forward") else fn
+    try:
+        return tuple(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def _epoch_of(fn: Any) -> Callable[[], int]:
+    """How often some module has changed; modules tell it through ``module_epoch``."""
+    from plait.nn.module import module_epoch
+
+    return module_epoch
+
+
+def _finisher(program: CapturedProgram) -> Callable[[Any], Any]:
+    """From flat outputs to the function's result."""
+    spec = program.out_spec
+    if spec.is_leaf():
+        return _only
+    if spec == optree.tree_structure((0,) * spec.num_leaves, none_is_leaf=True):
+        return tuple
+    return lambda outputs: optree.tree_unflatten(spec, outputs)
+
+
+def _only(outputs: Sequence[Any]) -> Any:
+    return outputs[0]
+
+
+def is_compiled(fn: Any) -> bool:
+    """Whether ``fn`` came from :func:`compile`."""
+    return isinstance(fn, CompiledFunction)
+
+
+Result = Tensor | tuple[Any, ...]
