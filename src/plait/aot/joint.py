@@ -15,9 +15,10 @@ from plait.aot import functionalize
 from plait.aot.analysis import Outputs, classify_outputs, input_infos
 from plait.aot.functionalize import FunctionalMode
 from plait.aot.metadata import ViewAndMutationMeta
-from plait.autograd.engine import grad
+from plait.autograd.functional import grad
 from plait.autograd.graph import Node as TapeNode
-from plait.autograd.graph import edge_of, set_history
+from plait.autograd.graph import set_history
+from plait.autograd.views import gradient_edge
 from plait.capture.fake import FakeMode, FakeTensor
 from plait.capture.proxy import ProxyMode, Recorder, graph_meta
 from plait.capture.shape_env import ShapeEnv
@@ -162,7 +163,7 @@ def _primal_argument(primal: Tensor, spec: InputSpec, training: bool) -> Tensor:
         return primal
     handle = functionalize.handle_of(primal)
     argument = functionalize.wrap(handle.inner, handle.storage.input_index)
-    set_history(argument, _Identity((edge_of(primal),)), 0)
+    set_history(argument, _Identity((gradient_edge(primal),)), 0)
     return argument
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from plait.aot.metadata import OutputAliasInfo, OutputType, ViewAndMutationMeta
 from plait.autograd.grad_mode import no_grad
 from plait.autograd.graph import Node as TapeNode
-from plait.autograd.graph import attach, edge_of
+from plait.autograd.graph import attach
 from plait.autograd.saved import SavedTensor
+from plait.autograd.views import gradient_edge
 from plait.base.errors import AutogradError
 from plait.dispatch.dispatcher import lookup
 from plait.dispatch.state import tls
@@ -71,7 +72,7 @@ class CompiledBackward(TapeNode):
     def __init__(
         self, program: BackwardProgram, inputs: Sequence[Tensor], saved: list[SavedTensor], ints: list[int]
     ) -> None:
-        super().__init__([edge_of(inputs[i]) if inputs[i]._requires_grad else None for i in program.grad_inputs])
+        super().__init__([gradient_edge(inputs[i]) if inputs[i]._requires_grad else None for i in program.grad_inputs])
         self.program = program
         self.saved = saved
         self.ints = ints

@@ -23,8 +23,11 @@ from plait.capture.reads import ExternalReads, Place, extend_with_code, reads_of
 from plait.capture.shape_env import ShapeEnv
 from plait.capture.signature import Leaf, Structure, flatten_call, label_of, rebuild
 from plait.capture.source import is_library_file, user_stack
+from plait.base.names import identifier
+from plait.dispatch.keys import DispatchKey
 from plait.dispatch.modes import PreDispatchMode, tensors_in
 from plait.dispatch.operator import Overload
+from plait.dispatch.schema import FunctionSchema
 from plait.dispatch.state import tls
 from plait.ir.descriptors import (
     AOTInput,
@@ -111,6 +114,17 @@ class TracedTensor(FakeTensor):
         raise _unsupported("assignment to Tensor.data", "use copy_() under no_grad")
 
 
+def function_operator(cls: Any, arguments: int, results: int) -> Overload:
+    """The operator that stands for ``cls.apply`` in a graph: opaque arguments, tensor results."""
+    declared = ", ".join(f"Any arg{i}" for i in range(arguments))
+    returned = ", ".join(["Tensor"] * results)
+    schema = f"plait::{identifier(cls.__name__)}.apply({declared}) -> ({returned})"
+    op = Overload(FunctionSchema.parse(schema))
+    op.call = cls.apply
+    op.kind = "autograd_function"
+    return op
+
+
 def _at_user_line() -> str:
     stack = user_stack()
     return f" at {stack[-1][0]}:{stack[-1][1]} (in {stack[-1][2]})" if stack else ""
@@ -149,10 +163,12 @@ class CaptureMode(PreDispatchMode):
         self._note_frames()
         return results
 
-    def record_function(self, op: Overload, args: tuple[Any, ...], run: Callable[..., Any]) -> Any:
-        """One node for a user's autograd.Function: ``run`` is its application, unseen by this mode."""
-        from plait.dispatch.keys import DispatchKey
+    def __plait_function__(self, cls: Any, args: tuple[Any, ...], run: Callable[..., Any]) -> Any:
+        """One node for a user's autograd.Function, which is applied again wherever the graph runs.
 
+        ``run`` applies it here, unseen by this mode, so that its forward is not recorded apart from
+        its backward.
+        """
         args = self._faked(args)
         saved = tls.exclude
         tls.exclude = saved | DispatchKey.PRE_DISPATCH.mask
@@ -160,8 +176,9 @@ class CaptureMode(PreDispatchMode):
             results = run(*args)
         finally:
             tls.exclude = saved
+        count = len(results) if isinstance(results, tuple | list) else 1
         self.recorder.source = user_stack()
-        self.recorder.record(op, args, {}, results)
+        self.recorder.record(function_operator(cls, len(args), count), args, {}, results)
         return results
 
     def _faked(self, item: Any) -> Any:

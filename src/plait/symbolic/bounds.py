@@ -38,6 +38,7 @@ Interval = tuple[Extended, Extended]
 
 _UNKNOWN: Interval = (-math.inf, math.inf)
 _STEPS = 6  # eliminations in one proof; view arithmetic needs one per axis
+_MOST_TERMS = 24  # an expression this long is no index any more
 _proofs: dict[Expr, bool] = {}
 
 
@@ -211,12 +212,15 @@ def _remainder_upper(atom: Expr) -> Expr | None:
     divisor = atom.args[1]
     if isinstance(divisor, Const):
         return None  # the interval says as much
-    return divisor - 1 if is_nonnegative(divisor) else None
+    return divisor - 1 if _interval(divisor)[0] >= 0 else None
 
 
 def _quotient_upper(atom: Expr) -> Expr | None:
     numerator, divisor = atom.args
-    if not is_nonnegative(divisor):
+    # The division below may ask for proofs again; plain symbols keep that from going on.
+    if not all(isinstance(a, Symbol) for a in _atoms(numerator.terms) | _atoms(divisor.terms)):
+        return None
+    if _interval(divisor)[0] < 0:
         return None
     greatest = _greatest(numerator)
     return None if greatest is None else greatest // divisor
@@ -245,7 +249,7 @@ def _greatest(e: Expr) -> Expr | None:
         if upper is None:
             continue
         split = _linear_in(e, atom)
-        if split is None or not is_nonnegative(split[0]):
+        if split is None or _interval(split[0])[0] < 0:
             return None
         e = split[0] * upper + split[1]
         changed = True
@@ -261,10 +265,10 @@ def _prove(e: Expr, steps: int) -> bool:
         return low >= 0
     if _shifted_is_nonnegative(e.terms):
         return True
-    if steps == 0:
+    if steps == 0 or len(e.terms) > _MOST_TERMS:
         return False
     for coefficient, upper, rest in _eliminations(e):
-        if _prove(-coefficient, steps - 1):
+        if is_nonnegative(-coefficient):  # of lower degree, so this ends
             return _prove(coefficient * upper + rest, steps - 1)
     return False
 

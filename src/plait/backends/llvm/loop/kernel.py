@@ -83,5 +83,7 @@ class Kernel:
     def roots(self) -> tuple[Term, ...]:
         """Values and computed indices of all stores."""
         return tuple(
-            term for store in self.stores for term in (store.value, *(i.term for i in store.indices))
+            term
+            for store in self.stores
+            for term in (store.value, *(i.term for i in store.indices))
         )

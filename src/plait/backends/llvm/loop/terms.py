@@ -78,8 +78,8 @@ class Axis(NamedTuple):
 
     @property
     def symbol(self) -> Expr:
-        """The axis as a symbol in offsets and indices."""
-        return symbol(self.name, lower=0)
+        """The axis as a symbol in offsets and indices, with its extent as bound."""
+        return symbol(self.name, 0, self.extent)
 
 
 class GatherDim(NamedTuple):
@@ -114,7 +114,9 @@ class Term:
     """Names of the axis and size symbols it depends on; an axis bound by `reduce` is not free."""
 
     def __repr__(self) -> str:
-        inner = ", ".join([*(a.op for a in self.args), *([] if self.attr is None else [str(self.attr)])])
+        inner = ", ".join(
+            [*(a.op for a in self.args), *([] if self.attr is None else [str(self.attr)])]
+        )
         return f"<{self.op} {self.dtype} ({inner})>"
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
