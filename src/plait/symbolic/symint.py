@@ -15,6 +15,7 @@ from plait.base.errors import InvalidArgument
 from plait.symbolic.expr import (
     Const,
     Expr,
+    const,
     eq,
     expr_of,
     le,
@@ -136,6 +137,8 @@ class SymInt:
         return wrap_expr(function(a, b), self.env)
 
     def _expression_of(self, other: Any) -> Expr | None:
+        if type(other) is int:
+            return const(other)
         if type(other) is SymInt:
             if other.env is not self.env:
                 raise InvalidArgument(
@@ -276,6 +279,12 @@ class SymInt:
         return str(self.expr)
 
     __repr__ = __str__
+
+    def __copy__(self) -> SymInt:
+        return self
+
+    def __deepcopy__(self, memo: object) -> SymInt:
+        return self
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
