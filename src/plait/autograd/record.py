@@ -1,0 +1,442 @@
+"""The Autograd and ADInplaceOrView layers: two fallbacks, driven by schema and rules.
+
+Each is a specialiser: for one operator and keyset it returns the callable that stands in the
+operator's table. The Autograd one is a generated function with the operator's own signature that
+looks at its tensors' `requires_grad` and goes straight to the layer below when nothing is followed;
+otherwise a `Recorder` puts a node on the tape. :func:`boxed` is the reference form of the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from plait.autograd import arithmetic
+from plait.autograd.graph import (
+    Edge,
+    Node,
+    is_differentiable,
+    result_meta,
+    set_history,
+)
+from plait.autograd.rules import ArgumentRule, RuleSet, SavePlan, derivatives_of, rules_of
+from plait.autograd.saved import SavedTensor, freed_error
+from plait.autograd.views import check_inplace, gradient_edge, rebase_history, requires_grad
+from plait.base.errors import AutogradError, InplaceError, InternalError
+from plait.dispatch.dispatcher import register_fallback
+from plait.dispatch.keys import AliasKey, DispatchKey, alias_members
+from plait.dispatch.operator import Overload
+from plait.dispatch.state import tls
+from plait.dispatch.tags import Tag
+from plait.tensor.view import ViewInfo
+
+if TYPE_CHECKING:
+    from plait.tensor.tensor import Tensor
+
+__all__ = ["OperatorNode", "Recorder", "boxed", "node_name"]
+
+_PRE_DISPATCH = DispatchKey.PRE_DISPATCH.mask
+
+
+def node_name(op: Overload) -> str:
+    """``aten::native_layer_norm`` -> ``NativeLayerNormBackward0``."""
+    words = op.name.strip("_").split("_")
+    return "".join(word[:1].upper() + word[1:] for word in words) + "Backward0"
+
+
+# ------------------------------------------------------------ the node
+
+
+class OperatorNode(Node):
+    """One recorded operator call: saved values by name, and the rules that use them."""
+
+    __slots__ = ("edge_ranges", "freed", "plan", "saved")
+
+    op: Overload
+    saved: dict[str, Any]
+
+    def __init__(self, edges: Sequence[Edge | None], op: Overload, plan: SavePlan) -> None:
+        super().__init__(edges, op)
+        self.plan = plan
+        self.saved = {}
+        self.edge_ranges: dict[str, tuple[int, int]] = {}
+        self.freed = False
+
+    def name(self) -> str:
+        return node_name(self.op)
+
+    def apply(self, grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
+        return self.run(list(grads), None)
+
+    def run(self, grads: list[Tensor | None], wanted: Sequence[bool] | None) -> Sequence[Any]:
+        answer: list[Any] = [None] * len(self.next_edges)
+        if all(g is None for g in grads):
+            return answer
+        values: dict[str, Any] = {"needs": self._needs(wanted)}
+        for rule in self.plan.rules:
+            start, end = self.edge_ranges[rule.name]
+            if wanted is not None and not any(wanted[start:end]):
+                continue
+            given = [self._value(p, grads, values) for p in rule.parameters]
+            result = rule.fn(*given)
+            if rule.is_list:
+                answer[start:end] = self._listed(rule, result, end - start)
+            else:
+                answer[start] = result
+        return answer
+
+    def _listed(self, rule: ArgumentRule, result: Any, expected: int) -> Sequence[Any]:
+        if result is None:
+            return [None] * expected
+        if len(result) != expected:
+            raise AutogradError(
+                f"{self.op.qualname}: the derivative for the list {rule.name!r} returned "
+                f"{len(result)} gradients; expected {expected}, one for each tensor."
+            )
+        return list(result)
+
+    def _needs(self, wanted: Sequence[bool] | None) -> dict[str, bool]:
+        needs = {a.name: False for a in self.op.schema.positional if a.type.is_tensor_like}
+        for rule in self.plan.rules:
+            start, end = self.edge_ranges[rule.name]
+            needs[rule.name] = wanted is None or any(wanted[start:end])
+        return needs
+
+    def _value(self, p: Any, grads: list[Any], values: dict[str, Any]) -> Any:
+        """The value of one rule parameter; unpacked tensors are kept for the node's other rules."""
+        if p.kind == "cotangent":
+            return self._cotangent(p, grads)
+        if p.name in values:
+            return values[p.name]
+        value = self.saved[p.name]
+        if p.kind in ("tensor", "result"):
+            value = self._unpacked(value)
+        values[p.name] = value
+        return value
+
+    def _cotangent(self, p: Any, grads: list[Any]) -> Any:
+        if self.op.schema.returns and self.op.schema.returns[0].type.is_list:
+            return tuple(self._defined(g, i) for i, g in enumerate(grads))
+        g = grads[p.index] if p.index < len(grads) else None
+        return g if g is not None or p.optional else self._defined(g, p.index)
+
+    def _defined(self, g: Any, number: int) -> Any:
+        """Zeros for an undefined cotangent (None where the result is not differentiable)."""
+        meta = self.result(number)
+        return arithmetic.zeros(meta) if g is None and meta is not None else g
+
+    def _unpacked(self, value: Any) -> Any:
+        if isinstance(value, SavedTensor):
+            return value.unpack(self)
+        if isinstance(value, tuple):
+            return tuple(self._unpacked(v) for v in value)
+        if value is None and self.freed:
+            raise freed_error(self)
+        return None if value is _NOTHING else value
+
+    def release(self) -> None:
+        for name, _ in (*self.plan.tensors, *self.plan.results):
+            if name in self.saved:
+                self.saved[name] = None
+                self.freed = True
+
+    def saved_results(self) -> list[SavedTensor]:
+        """The saved results of the call (for tracers)."""
+        return [
+            self.saved[n] for n, _ in self.plan.results if isinstance(self.saved[n], SavedTensor)
+        ]
+
+
+class _Nothing:
+    """Stands for an optional tensor that was None, so that None can mean freed."""
+
+
+_NOTHING = _Nothing()
+
+
+def _save(value: Any) -> Any:
+    if value is None:
+        return _NOTHING
+    if isinstance(value, tuple | list):
+        return tuple(_save(v) for v in value)
+    return SavedTensor(value)
+
+
+def _shape(value: Any) -> Any:
+    if value is None:
+        return None
+    return tuple(v.shape for v in value) if isinstance(value, tuple | list) else value.shape
+
+
+# ------------------------------------------------------------ recording
+
+
+class Recorder:
+    """Records calls of one operator over one lower layer."""
+
+    __slots__ = ("lower", "op", "rules")
+
+    def __init__(self, op: Overload, lower: Callable[..., Any], rules: RuleSet) -> None:
+        self.op = op
+        self.lower = lower
+        self.rules = rules
+
+    def edges(self, args: tuple[Any, ...]) -> tuple[int, list[Edge | None], list[int]]:
+        """(mask of rules whose argument requires grad, edges of all rules, first edge of each)."""
+        mask, bit = 0, 1
+        edges: list[Edge | None] = []
+        starts = [0]
+        for rule in self.rules.rules:
+            value = args[rule.position]
+            for t in (value or ()) if rule.is_list else (value,):
+                if t is not None and (
+                    t._requires_grad or (t._view is not None and requires_grad(t))
+                ):
+                    mask |= bit
+                    edges.append(gradient_edge(t))
+                else:
+                    edges.append(None)
+            starts.append(len(edges))
+            bit <<= 1
+        return mask, edges, starts
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the layer below and put a node on the tape if an argument requires grad."""
+        mask, edges, starts = self.edges(args)
+        if not mask:
+            return self.lower(*args, **kwargs)
+        node = self.node(mask, edges, starts)
+        self.save_arguments(node, args, kwargs)
+        out = self.lower(*args, **kwargs)
+        self.give_history(node, out)
+        return out
+
+    def node(self, mask: int, edges: list[Edge | None], starts: list[int]) -> OperatorNode:
+        """A node without saved values."""
+        node = OperatorNode(edges, self.op, self.rules.plan(mask))
+        node.edge_ranges = {
+            rule.name: (starts[i], starts[i + 1]) for i, rule in enumerate(self.rules.rules)
+        }
+        return node
+
+    def save_arguments(self, node: OperatorNode, args: Any, kwargs: dict[str, Any]) -> None:
+        """Keep the arguments that the active rules name."""
+        plan, saved = node.plan, node.saved
+        for name, position in plan.tensors:
+            saved[name] = _save(args[position])
+        for name, position in plan.values:
+            saved[name] = args[position] if position >= 0 else kwargs[name]
+        for name, position in plan.shapes:
+            saved[name] = _shape(args[position])
+
+    def give_history(self, node: OperatorNode, out: Any) -> None:
+        """Make ``node`` the maker of the results, and keep the results that the rules name."""
+        results = out if out.__class__ in (tuple, list) else (out,)
+        metas: list[Any] = []
+        for number, t in enumerate(results):
+            if t is None or not is_differentiable(t._dtype):
+                metas.append(None)
+                continue
+            if t._grad_fn is not None or t._requires_grad:
+                raise InternalError(
+                    f"{self.op.qualname}: its kernel returned a tensor that is on the tape already;"
+                    " expected a new tensor. Return a copy, or declare the alias in the schema."
+                )
+            set_history(t, node, number)
+            metas.append(result_meta(t))
+        node.results = metas
+        for name, number in node.plan.results:
+            node.saved[name] = SavedTensor(results[number], number)
+
+
+class InplaceRecorder(Recorder):
+    """Records calls of an operator that writes its first argument and returns it."""
+
+    __slots__ = ()
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask, edges, starts = self.edges(args)
+        if not mask:
+            return self.lower(*args, **kwargs)
+        target = args[0]
+        check_inplace(self.op.qualname, target)
+        if not is_differentiable(target._dtype):
+            return self.lower(*args, **kwargs)
+        if not self.rules.rules or self.rules.rules[0].position != 0:
+            edges.insert(0, None)
+            starts = [start + 1 for start in starts]
+        node = self.node(mask, edges, starts)
+        before = args
+        if any(position == 0 for _, position in node.plan.tensors):
+            before = (_visible_clone(target), *args[1:])
+        self.save_arguments(node, before, kwargs)
+        out = self.lower(*args, **kwargs)
+        node.results = (result_meta(target),)
+        rebase_history(target, node)
+        for name, number in node.plan.results:
+            node.saved[name] = SavedTensor(target, number)
+        return out
+
+
+def _visible_clone(t: Tensor) -> Tensor:
+    """A copy of ``t`` from before the write, with its history and seen by a tracer above us."""
+    saved = tls.exclude
+    tls.exclude = saved & ~_PRE_DISPATCH
+    try:
+        return arithmetic.clone(t)
+    finally:
+        tls.exclude = saved
+
+
+class OutRecorder(Recorder):
+    """``out=`` overloads are not differentiable: a call that would need it raises."""
+
+    __slots__ = ()
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for t in _tensors((*args, *kwargs.values())):
+            if requires_grad(t):
+                raise AutogradError(
+                    f"{self.op.qualname}: functions with out=... arguments don't support automatic "
+                    "differentiation, but one of the arguments requires grad. Use the functional "
+                    "form, or call it under no_grad()."
+                )
+        return self.lower(*args, **kwargs)
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if hasattr(value, "_keys"):
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            found += _tensors(value)
+    return found
+
+
+# ------------------------------------------------------------ specialisers
+
+
+def is_followed(op: Overload) -> bool:
+    """Whether the tape follows the operator: not if it has no tensor argument, or an empty rule
+    table, which declares its results non-differentiable (detach, zeros_like)."""
+    derivatives = derivatives_of(op)
+    if derivatives is not None and not derivatives:
+        return False
+    return bool(op.schema.tensor_positions) or op.schema.is_mutable
+
+
+def recorder_of(op: Overload, lower: Callable[..., Any]) -> Recorder:
+    """The recorder that fits the operator's schema."""
+    if any(a.is_write for a in op.schema.kwonly):
+        return OutRecorder(op, lower, RuleSet(op, []))
+    if op.schema.is_mutable:
+        return InplaceRecorder(op, lower, rules_of(op))
+    return Recorder(op, lower, rules_of(op))
+
+
+def boxed(op: Overload, lower: Callable[..., Any]) -> Callable[..., Any]:
+    """The Autograd layer without specialisation: the reference for the generated form."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not tls.grad_enabled or not is_followed(op):
+            return lower(*args, **kwargs)
+        return recorder_of(op, lower)(args, kwargs)
+
+    return call
+
+
+def _autograd_specialiser(op: Overload, lower_keyset: int) -> Callable[..., Any] | None:
+    if not is_followed(op):
+        return None
+    lower = op.resolve(lower_keyset)
+    return _generated(op, recorder_of(op, lower), lower)
+
+
+def _generated(op: Overload, record: Recorder, lower: Callable[..., Any]) -> Callable[..., Any]:
+    """``lower`` behind a test of its tensors, as a function with the operator's own parameters."""
+    schema = op.schema
+    positional = ", ".join(a.name for a in schema.positional)
+    keywords = ", ".join(a.name for a in schema.kwonly)
+    parameters = positional + (f"{', ' if positional else ''}*, {keywords}" if keywords else "")
+    tests = [_test(a.name, a.type) for a in schema.arguments if a.type.is_tensor_like]
+    forwarded = ", ".join(
+        [positional] * bool(positional) + [f"{a.name}={a.name}" for a in schema.kwonly]
+    )
+    named = ", ".join(f"{a.name!r}: {a.name}" for a in schema.kwonly)
+    comma = "," if positional else ""
+    source = (
+        f"def autograd({parameters}):\n"
+        f"    if ({' or '.join(tests)}) and _tls.grad_enabled:\n"
+        f"        return _record(({positional}{comma}), {{{named}}})\n"
+        f"    return _lower({forwarded})\n"
+    )
+    scope = {"_tls": tls, "_record": record, "_lower": lower, "_any_followed": _any_followed}
+    exec(compile(source, f"<autograd of {op.qualname}>", "exec"), scope)
+    fn: Callable[..., Any] = scope["autograd"]  # type: ignore[assignment]
+    return fn
+
+
+def _test(name: str, kind: Any) -> str:
+    """Source asking whether a tensor argument may require grad (a view: through its base)."""
+    if kind.is_list:
+        return f"_any_followed({name})"
+    test = f"{name}._requires_grad or {name}._view is not None"
+    return f"({name} is not None and ({test}))" if kind.optional else test
+
+
+def _any_followed(tensors: Sequence[Any] | None) -> bool:
+    return any(t is not None and (t._requires_grad or t._view is not None) for t in tensors or ())
+
+
+def _inplace_or_view_specialiser(op: Overload, lower_keyset: int) -> Callable[..., Any] | None:
+    if op.schema.is_mutable:
+        return _counting(op, op.resolve(lower_keyset))
+    if op.schema.is_view and is_followed(op):
+        return _viewing(op, op.resolve(lower_keyset))
+    return None
+
+
+def _counting(op: Overload, lower: Callable[..., Any]) -> Callable[..., Any]:
+    """``lower`` and one step of the version counter of each written argument."""
+    schema = op.schema
+    positions = [i for i, a in enumerate(schema.positional) if a.is_write]
+    keywords = [a.name for a in schema.kwonly if a.is_write]
+
+    def write(*args: Any, **kwargs: Any) -> Any:
+        written = _tensors([args[i] for i in positions] + [kwargs[k] for k in keywords])
+        for t in written:
+            if t.storage.readonly:
+                raise InplaceError(
+                    f"{op.qualname}: the tensor's memory is read-only (made from a read-only "
+                    "array); expected memory that may be written. Write into a clone."
+                )
+        out = lower(*args, **kwargs)
+        for t in written:
+            t.storage.version += 1
+        return out
+
+    return write
+
+
+def _viewing(op: Overload, lower: Callable[..., Any]) -> Callable[..., Any]:
+    """``lower``, and each result remembers what it is a view of."""
+    several = op.schema.returns[0].type.is_list or Tag.MULTI_OUTPUT_VIEW in op.tags
+
+    def view(viewed: Any, *args: Any, **kwargs: Any) -> Any:
+        out = lower(viewed, *args, **kwargs)
+        grad_enabled = tls.grad_enabled
+        creation = "no_grad" if not grad_enabled else "multi_output" if several else "default"
+        for t in out if several else (out,):
+            if t is not viewed:
+                t._view = ViewInfo.of(
+                    viewed, op, args, kwargs, grad_enabled=grad_enabled, creation=creation
+                )
+        return out
+
+    return view
+
+
+for _key in alias_members(AliasKey.AUTOGRAD):
+    register_fallback(_key, _autograd_specialiser)
+register_fallback(DispatchKey.ADINPLACE_OR_VIEW, _inplace_or_view_specialiser)

@@ -1,0 +1,156 @@
+"""Derivative rules of one operator, analysed once, so that only what they need is saved.
+
+A rule is a function written in operators. Its parameter names say what it needs: ``g`` (cotangent
+of result 0; a tuple where the operator returns a list) or ``g0``, ``g1``, ...; ``out`` or ``out0``,
+...; any argument by name; ``shape_of_<argument>``; ``needs`` (argument name -> whether its gradient
+is wanted). A cotangent parameter with default None accepts an undefined cotangent; others receive
+zeros. Knows nothing of nodes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from plait.base.errors import AutogradError, RegistrationError
+from plait.dispatch.operator import Overload
+from plait.dispatch.schema import Argument
+
+__all__ = ["ArgumentRule", "Parameter", "RuleSet", "SavePlan", "rules_of"]
+
+_NUMBERED = re.compile(r"(g|out)(\d*)")
+_SHAPE_OF = "shape_of_"
+
+
+class Parameter:
+    """One parameter of a rule: ``kind`` is cotangent, result, shape, needs, tensor or value."""
+
+    __slots__ = ("index", "kind", "name", "optional")
+
+    def __init__(self, name: str, kind: str, index: int = 0, optional: bool = False) -> None:
+        self.name = name
+        self.kind = kind
+        self.index = index  # number of the result, or position of the argument (-1: keyword-only)
+        self.optional = optional
+
+
+class ArgumentRule:
+    """The rule of one tensor argument, at ``position`` among the positional ones."""
+
+    __slots__ = ("fn", "is_list", "name", "parameters", "position")
+
+    def __init__(
+        self, argument: Argument, position: int, fn: Callable[..., Any], parameters: list[Parameter]
+    ) -> None:
+        self.name = argument.name
+        self.is_list = argument.type.is_list
+        self.position = position
+        self.fn = fn
+        self.parameters = parameters
+
+
+class SavePlan:
+    """What a call must keep when a certain set of its arguments requires grad."""
+
+    __slots__ = ("results", "rules", "shapes", "tensors", "values")
+
+    def __init__(self, rules: list[ArgumentRule]) -> None:
+        wanted = {(p.kind, p.name): p for rule in rules for p in rule.parameters}
+        self.rules = rules
+        self.tensors = _of_kind(wanted.values(), "tensor")
+        self.values = _of_kind(wanted.values(), "value")
+        self.results = _of_kind(wanted.values(), "result")
+        self.shapes = _of_kind(wanted.values(), "shape")
+
+
+def _of_kind(parameters: Iterable[Parameter], kind: str) -> list[tuple[str, int]]:
+    return [(p.name, p.index) for p in parameters if p.kind == kind]
+
+
+class RuleSet:
+    """All rules of an operator, and the save plans by bit mask of the arguments requiring grad."""
+
+    __slots__ = ("_plans", "has_lists", "op", "rules")
+
+    def __init__(self, op: Overload, rules: list[ArgumentRule]) -> None:
+        self.op = op
+        self.rules = rules
+        self.has_lists = any(rule.is_list for rule in rules)
+        self._plans: dict[int, SavePlan] = {}
+
+    def plan(self, mask: int) -> SavePlan:
+        """The save plan where bit i of ``mask`` says that rule i's argument requires grad."""
+        plan = self._plans.get(mask)
+        if plan is None:
+            active = [rule for i, rule in enumerate(self.rules) if mask >> i & 1]
+            plan = self._plans[mask] = SavePlan(active)
+        return plan
+
+
+def derivatives_of(op: Overload) -> dict[str, Callable[..., Any]] | None:
+    """The rules that hold for ``op``: its own, or those of its functional form."""
+    if op.vjp is None and op.functional is not None:
+        return op.functional.vjp
+    return op.vjp
+
+
+def rules_of(op: Overload) -> RuleSet:
+    """Analyse the rules of ``op``.
+
+    A tensor argument without a rule gets one that raises when its gradient is asked for, so that no
+    gradient is lost silently; a rule that is None declares the argument non-differentiable.
+    """
+    derivatives = derivatives_of(op)
+    rules = []
+    for position, argument in enumerate(op.schema.positional):
+        if not argument.type.is_tensor_like:
+            continue
+        fn = (derivatives or {}).get(argument.name, missing_rule(op, argument.name))
+        if fn is not None:
+            rules.append(ArgumentRule(argument, position, fn, _parameters(op, fn)))
+    return RuleSet(op, rules)
+
+
+def missing_rule(op: Overload, name: str) -> Callable[..., Any]:
+    """The rule of an argument that has none."""
+
+    def missing(g=None):  # type: ignore[no-untyped-def]
+        raise AutogradError(
+            f"{op.qualname}: the derivative for argument {name!r} is not implemented. Detach the "
+            "argument if its gradient is not wanted, or give the operator a rule for it."
+        )
+
+    return missing
+
+
+def _parameters(op: Overload, fn: Callable[..., Any]) -> list[Parameter]:
+    found = [_parameter(op, fn, p) for p in inspect.signature(fn).parameters.values()]
+    return [p for p in found if p is not None]
+
+
+def _parameter(op: Overload, fn: Callable[..., Any], p: inspect.Parameter) -> Parameter | None:
+    schema, name = op.schema, p.name
+    shape_of = name.removeprefix(_SHAPE_OF)
+    for position, argument in enumerate(schema.positional):
+        if argument.name == name:
+            return Parameter(name, "tensor" if argument.type.is_tensor_like else "value", position)
+        if argument.name == shape_of:
+            return Parameter(name, "shape", position)
+    if any(argument.name == name for argument in schema.kwonly):
+        return Parameter(name, "value", -1)
+    if name == "needs":
+        return Parameter(name, "needs")
+    numbered = _NUMBERED.fullmatch(name)
+    if numbered is not None and int(numbered[2] or 0) < max(1, len(schema.returns)):
+        kind = "cotangent" if numbered[1] == "g" else "result"
+        return Parameter(name, kind, int(numbered[2] or 0), p.default is None)
+    if p.default is not p.empty:
+        return None  # the rule's own constant
+    raise RegistrationError(
+        f"{op.qualname}: a derivative rule has a parameter {name!r} that means nothing; expected "
+        f"g, g0.., out, out0.., needs, shape_of_<argument>, or one of "
+        f"{', '.join(a.name for a in schema.arguments)} ({fn.__code__.co_filename}:"
+        f"{fn.__code__.co_firstlineno})."
+    )
