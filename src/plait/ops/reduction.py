@@ -1,0 +1,641 @@
+"""Reductions: sums, extrema, logic, moments, and the running sum.
+
+Owns the rules of dimensions that reductions share: None or an empty list means all of them, and
+results are contiguous. Knows nothing of backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plait.base.errors import DtypeMismatch, IndexOutOfRange, ShapeMismatch, check
+from plait.dispatch.operator import Overload
+from plait.dispatch.tags import Tag
+from plait.ops import aten
+from plait.ops.checks import require_floating, require_no_bool
+from plait.ops.define import Array, Rule, define
+from plait.tensor import dtype as dt
+from plait.tensor.dtype import DType, get_default_dtype
+from plait.tensor.layout import IntLike, Shape, TensorMeta, has_no_elements, wrap_dim, wrap_dims
+
+if TYPE_CHECKING:
+    from plait.tensor.tensor import Tensor
+
+__all__ = [
+    "all_dims",
+    "argmax",
+    "argmin",
+    "count_of",
+    "reduced_dims",
+    "reduced_shape",
+    "restore",
+]
+
+_HALF = (dt.float16, dt.bfloat16)
+# From this many terms on, a float32 sum whose terms NumPy takes one by one is made in float64.
+_LONG_SUM = 4096
+
+# ---------------------------------------------------------------- dimensions
+
+
+def reduced_dims(operator: str, ndim: int, dim: Sequence[int] | None) -> tuple[int, ...]:
+    """The dimensions that ``dim`` names, wrapped; all of them for None or an empty list.
+
+    Raises IndexOutOfRange, and ShapeMismatch for a dimension named twice.
+    """
+    if not dim:
+        return tuple(range(ndim))
+    return wrap_dims(dim, ndim, operator)
+
+
+def reduced_shape(shape: Shape, dims: Sequence[int], keepdim: bool) -> Shape:
+    """``shape`` without ``dims``, or with size 1 in their place."""
+    if keepdim:
+        return tuple([1 if i in dims else size for i, size in enumerate(shape)])
+    return tuple([size for i, size in enumerate(shape) if i not in dims])
+
+
+def count_of(shape: Shape, dims: Sequence[int]) -> IntLike:
+    """How many elements are reduced into one; a 0-d tensor has one."""
+    count: IntLike = 1
+    for dim in dims:
+        if dim < len(shape):
+            count = count * shape[dim]
+    return count
+
+
+def all_dims(ndim: int) -> tuple[int, ...]:
+    """Every dimension."""
+    return tuple(range(ndim))
+
+
+def restore(reduced: Tensor, shape: Shape, dim: Sequence[int] | None, keepdim: bool) -> Tensor:
+    """``reduced`` with its reduced dimensions back at size 1, so that it broadcasts to ``shape``."""
+    if keepdim or not dim or len(dim) == len(shape):
+        return reduced
+    for i in sorted(wrap_dims(dim, len(shape))):
+        if shape:
+            reduced = aten.unsqueeze.default(reduced, i)
+    return reduced
+
+
+def _spread(g: Tensor, shape: Shape, dim: Sequence[int] | None, keepdim: bool) -> Tensor:
+    """The cotangent of a sum as that of its terms."""
+    expanded: Tensor = aten.expand.default(restore(g, shape, dim, keepdim), shape)
+    return expanded
+
+
+def _shape_rule(name: str, result: Rule) -> Rule:
+    """The shape rule of a reduction over ``dim``; ``result(self, dtype) -> DType`` checks as well."""
+
+    def shape(
+        self: Any, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None
+    ) -> TensorMeta:
+        dims = reduced_dims(name, len(self.shape), dim)
+        shape = reduced_shape(tuple(self.shape), dims, keepdim)
+        return TensorMeta(shape, result(self, dtype), self.device)
+
+    return shape
+
+
+def _full(rule: Rule) -> Rule:
+    """The shape rule of the overload that reduces everything."""
+
+    def shape(self: Any, *, dtype: DType | None = None) -> TensorMeta:
+        meta: TensorMeta = rule(self, None, False, dtype=dtype)
+        return meta
+
+    return shape
+
+
+def _axes(array: Array, dim: Sequence[int] | int | None) -> tuple[int, ...]:
+    """The axes for NumPy, which refuses any for a 0-d array."""
+    if isinstance(dim, int):
+        dim = (dim,)
+    if not dim or not array.ndim:
+        return tuple(range(array.ndim))
+    return tuple(dim)
+
+
+# ---------------------------------------------------------------- sum, mean, prod
+
+
+def _sum_dtype(self: Any, dtype: DType | None) -> DType:
+    """Integers and booleans are summed in int64."""
+    if dtype is not None:
+        return dtype
+    return self.dtype if self.dtype.category > 1 else dt.int64
+
+
+def _mean_dtype(self: Any, dtype: DType | None) -> DType:
+    """A mean is floating; integers need an explicit ``dtype``."""
+    result: DType = self.dtype if dtype is None else dtype
+    check(
+        result.category > 1,
+        DtypeMismatch,
+        lambda: (
+            f"mean: argument {'self' if dtype is None else 'dtype'!r} must be floating or complex; got "
+            f"{result} (could not infer output dtype). Give dtype=plait.float32, or convert first."
+        ),
+    )
+    return result
+
+
+def _accumulator(array: Array, axes: tuple[int, ...], result: DType) -> np.dtype[Any]:
+    """The type a sum is made in."""
+    if result in _HALF:
+        return dt.float32.numpy
+    if result is dt.float32 and array.ndim and axes:
+        terms = array.size // max(1, _kept(array, axes))
+        one_by_one = axes[-1] != array.ndim - 1 or array.strides[-1] != array.itemsize
+        if one_by_one and terms > _LONG_SUM:
+            return dt.float64.numpy
+    return result.numpy
+
+
+def _kept(array: Array, axes: tuple[int, ...]) -> int:
+    return int(np.prod([size for i, size in enumerate(array.shape) if i not in axes]))
+
+
+def _total(ufunc: np.ufunc, array: Array, dim: Any, keepdim: bool, result: DType) -> Any:
+    axes = tuple(sorted(d % array.ndim for d in _axes(array, dim))) if array.ndim else ()
+    return ufunc.reduce(array, axis=axes, dtype=_accumulator(array, axes, result), keepdims=keepdim)
+
+
+def _sum_kernel(
+    self: Array, dim: Any = None, keepdim: bool = False, *, dtype: Any, meta: Any
+) -> Any:
+    return _total(np.add, self, dim, keepdim, meta.dtype)
+
+
+def _prod_kernel(
+    self: Array, dim: Any = None, keepdim: bool = False, *, dtype: Any, meta: Any
+) -> Any:
+    return _total(np.multiply, self, dim, keepdim, meta.dtype)
+
+
+def _mean_kernel(
+    self: Array, dim: Any = None, keepdim: bool = False, *, dtype: Any, meta: Any
+) -> Any:
+    total = np.asarray(_total(np.add, self, dim, keepdim, meta.dtype))
+    return total / total.dtype.type(count_of(self.shape, _axes(self, dim)))
+
+
+def _mean_decomposition(
+    self: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None
+) -> Tensor:
+    result = _mean_dtype(self, dtype)
+    wide = dt.float32 if result in _HALF else result
+    count = count_of(self.shape, reduced_dims("mean", self.ndim, dim))
+    mean = aten.sum.dim_IntList(self, dim, keepdim, dtype=wide) / count
+    return mean if wide is result else aten._to_copy.default(mean, dtype=result)
+
+
+def _mean_vjp(g: Tensor, dim: Any, keepdim: bool, shape_of_self: Shape) -> Tensor:
+    count = count_of(shape_of_self, reduced_dims("mean", len(shape_of_self), dim))
+    return _spread(g / count, shape_of_self, dim, keepdim)
+
+
+def _prod_vjp(g: Tensor, self: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    """The product of the other factors; written so that a factor of zero does no harm.
+
+    With one zero only its own derivative is not zero; with two, none is. Second derivatives hold
+    where no factor is zero.
+    """
+    is_zero = aten.eq.Scalar(self, 0)
+    others = aten.prod.dim_int(aten.masked_fill.Scalar(self, is_zero, 1), dim, True)
+    zeros = aten.sum.dim_IntList(is_zero, (dim,), True)
+    at_zero = aten.masked_fill.Scalar(others * is_zero, aten.ne.Scalar(zeros, 1), 0)
+    elsewhere = others / aten.masked_fill.Scalar(self, is_zero, 1)
+    factor = aten.where.self(aten.eq.Scalar(zeros, 0), elsewhere, at_zero)
+    return restore(g, self.shape, (dim,), keepdim) * factor
+
+
+def _prod_all_vjp(g: Tensor, self: Tensor) -> Tensor:
+    flat = aten.reshape.default(self, (self.numel(),))
+    return aten.reshape.default(_prod_vjp(g, flat, 0, False), self.shape)
+
+
+_sum_shape = _shape_rule("sum", _sum_dtype)
+_mean_shape = _shape_rule("mean", _mean_dtype)
+_prod_shape = _shape_rule("prod", _sum_dtype)
+
+
+def _prod_dim_shape(self: Any, dim: int, keepdim: bool = False, *, dtype: Any = None) -> TensorMeta:
+    meta: TensorMeta = _prod_shape(self, (dim,), keepdim, dtype=dtype)
+    return meta
+
+
+define(
+    "aten::sum(Tensor self, *, ScalarType? dtype=None) -> Tensor",
+    shape=_full(_sum_shape),
+    kernel=_sum_kernel,
+    vjp={"self": lambda g, shape_of_self: aten.expand.default(g, shape_of_self)},
+    decomposition=lambda self, *, dtype=None: aten.sum.dim_IntList(self, None, False, dtype=dtype),
+    tags=(Tag.REDUCTION,),
+    kind="reduction",
+)
+define(
+    "aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
+    shape=_sum_shape,
+    kernel=_sum_kernel,
+    vjp={"self": lambda g, dim, keepdim, shape_of_self: _spread(g, shape_of_self, dim, keepdim)},
+    tags=(Tag.REDUCTION, Tag.CORE),
+    kind="reduction",
+    out=True,
+)
+define(
+    "aten::mean(Tensor self, *, ScalarType? dtype=None) -> Tensor",
+    shape=_full(_mean_shape),
+    kernel=_mean_kernel,
+    vjp={"self": lambda g, shape_of_self: _mean_vjp(g, None, False, shape_of_self)},
+    decomposition=lambda self, *, dtype=None: aten.mean.dim(self, None, False, dtype=dtype),
+    tags=(Tag.REDUCTION,),
+    kind="reduction",
+)
+define(
+    "aten::mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
+    shape=_mean_shape,
+    kernel=_mean_kernel,
+    vjp={"self": _mean_vjp},
+    decomposition=_mean_decomposition,
+    tags=(Tag.REDUCTION, Tag.CORE),
+    kind="reduction",
+    out=True,
+)
+define(
+    "aten::prod(Tensor self, *, ScalarType? dtype=None) -> Tensor",
+    shape=_full(_prod_shape),
+    kernel=_prod_kernel,
+    vjp={"self": _prod_all_vjp},
+    decomposition=lambda self, *, dtype=None: aten.prod.dim_int(
+        aten.reshape.default(self, (self.numel(),)), 0, False, dtype=dtype
+    ),
+    tags=(Tag.REDUCTION,),
+    kind="reduction",
+)
+define(
+    "aten::prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
+    shape=_prod_dim_shape,
+    kernel=_prod_kernel,
+    vjp={"self": _prod_vjp},
+    tags=(Tag.REDUCTION, Tag.CORE),
+    kind="reduction",
+)
+
+# ---------------------------------------------------------------- extrema
+
+
+def _require_elements(name: str, self: Any, dims: Sequence[int] | None) -> None:
+    """Extrema of nothing do not exist. Raises IndexOutOfRange or ShapeMismatch, as PyTorch does."""
+    shape = tuple(self.shape)
+    if dims is None:
+        check(
+            not has_no_elements(shape),
+            ShapeMismatch,
+            lambda: (
+                f"{name}: argument 'dim' must be given for a tensor without elements; got "
+                f"shape {shape}. Name dimensions whose size is not 0."
+            ),
+        )
+        return
+    for dim in dims:
+        if dim < len(shape) and shape[dim] == 0:
+            raise IndexOutOfRange(
+                f"{name}: argument 'dim' = {dim} names a dimension of size 0; got shape {shape}; "
+                "expected reduced dimensions with a non-zero size."
+            )
+
+
+def _extremum_shape(name: str) -> Rule:
+    def shape(self: Any, dim: Any = (), keepdim: bool = False) -> TensorMeta:
+        dims = reduced_dims(name, len(self.shape), dim)
+        _require_elements(name, self, dims if dim else None)
+        return TensorMeta(reduced_shape(tuple(self.shape), dims, keepdim), self.dtype, self.device)
+
+    return shape
+
+
+def _extremum_kernel(ufunc: np.ufunc) -> Rule:
+    def kernel(self: Array, dim: Any = (), keepdim: bool = False) -> Any:
+        return ufunc.reduce(self, axis=_axes(self, dim), keepdims=keepdim)
+
+    return kernel
+
+
+def _extremum_vjp(g: Tensor, self: Tensor, out: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    """Ties share the cotangent equally."""
+    shape = self.shape
+    ties = aten.eq.Tensor(self, restore(out, shape, dim, keepdim))
+    count = aten.sum.dim_IntList(ties, dim, True)
+    return restore(g, shape, dim, keepdim) * ties / count
+
+
+def _full_extremum_vjp(g: Tensor, self: Tensor, out: Tensor) -> Tensor:
+    """As `_extremum_vjp`, but NaNs are ties of each other."""
+    nans = aten.logical_and.default(aten.isnan.default(self), aten.isnan.default(out))
+    ties = aten.logical_or.default(aten.eq.Tensor(self, out), nans)
+    return ties * (g / aten.sum.default(ties))
+
+
+def _define_extremum(name: str, ufunc: np.ufunc, full: str, arg: str) -> None:
+    """``amax``, ``max`` and ``max.dim`` (or their opposites)."""
+    define(
+        f"aten::{name}(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor",
+        shape=_extremum_shape(name),
+        kernel=_extremum_kernel(ufunc),
+        vjp={"self": _extremum_vjp},
+        tags=(Tag.REDUCTION, Tag.CORE),
+        kind="reduction",
+        out=True,
+    )
+    define(
+        f"aten::{full}(Tensor self) -> Tensor",
+        shape=_extremum_shape(full),
+        kernel=_extremum_kernel(ufunc),
+        vjp={"self": _full_extremum_vjp},
+        decomposition=lambda self: getattr(aten, name).default(self),
+        tags=(Tag.REDUCTION,),
+        kind="reduction",
+    )
+    values, index = _extremum_shape(full), _position_shape(full, allow_bool=True)
+    define(
+        f"aten::{full}.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)",
+        shape=lambda self, dim, keepdim=False: (
+            values(self, (dim,), keepdim),
+            index(self, dim, keepdim),
+        ),
+        kernel=_extremum_with_position(getattr(np, arg)),
+        vjp={"self": _selected_vjp},
+        decomposition=lambda self, dim, keepdim=False: (
+            getattr(aten, name).default(self, (dim,), keepdim),
+            getattr(aten, arg).default(_as_numbers(self), dim, keepdim),
+        ),
+        tags=(Tag.REDUCTION,),
+        kind="reduction",
+    )
+
+
+def _as_numbers(self: Tensor) -> Tensor:
+    return aten._to_copy.default(self, dtype=dt.uint8) if self.dtype.is_bool else self
+
+
+def _selected_vjp(
+    g0: Tensor, out1: Tensor, dim: int, keepdim: bool, shape_of_self: Shape
+) -> Tensor:
+    """The cotangent goes to the one element that was selected."""
+    index = restore(out1, shape_of_self, (dim,), keepdim)
+    source = restore(g0, shape_of_self, (dim,), keepdim)
+    zeros = aten.new_zeros.default(g0, shape_of_self)
+    scattered: Tensor = aten.scatter.src(zeros, dim, index, source)
+    return scattered
+
+
+# ---------------------------------------------------------------- positions of extrema
+
+
+def _position_shape(name: str, *, allow_bool: bool = False) -> Rule:
+    def shape(self: Any, dim: int | None = None, keepdim: bool = False) -> TensorMeta:
+        if not allow_bool:
+            require_no_bool(name, "self", self)
+        shape = tuple(self.shape)
+        dims = all_dims(len(shape)) if dim is None else (wrap_dim(dim, len(shape), name),)
+        if dim is None and has_no_elements(shape):
+            raise IndexOutOfRange(
+                f"{name}: argument 'dim' must be given for a tensor without elements; got shape "
+                f"{shape}. Name a dimension whose size is not 0."
+            )
+        _require_elements(name, self, dims)
+        return TensorMeta(reduced_shape(shape, dims, keepdim), dt.int64, self.device)
+
+    return shape
+
+
+def _position(find: Any, array: Array, dim: int | None, keepdim: bool) -> Array:
+    """Positions of the extrema; the first NaN wins over numbers."""
+    if array.dtype.itemsize == 2 and array.dtype.kind not in "iu":
+        array = array.astype(np.float32)  # the half types' own search may not know NaN
+    if not array.ndim:
+        return np.zeros((), np.int64)
+    return np.asarray(find(array, axis=dim, keepdims=keepdim))
+
+
+def _extremum_with_position(find: Any) -> Rule:
+    def kernel(self: Array, dim: int, keepdim: bool) -> tuple[Any, Any]:
+        if not self.ndim:
+            return self.copy(), np.zeros((), np.int64)
+        index = _position(find, self, dim, True)
+        values = np.take_along_axis(self, index, dim)
+        return (values, index) if keepdim else (values.squeeze(dim), index.squeeze(dim))
+
+    return kernel
+
+
+def _define_position(name: str) -> Overload:
+    find = getattr(np, name)
+    return define(
+        f"aten::{name}(Tensor self, int? dim=None, bool keepdim=False) -> Tensor",
+        shape=_position_shape(name),
+        kernel=lambda self, dim=None, keepdim=False: _position(find, self, dim, keepdim),
+        vjp={},
+        tags=(Tag.REDUCTION, Tag.CORE),
+        kind="reduction",
+    )
+
+
+_define_extremum("amax", np.maximum, "max", "argmax")
+_define_extremum("amin", np.minimum, "min", "argmin")
+argmax = _define_position("argmax")
+argmin = _define_position("argmin")
+
+# ---------------------------------------------------------------- any, all
+
+
+def _logic_dtype(self: Any, dtype: DType | None) -> DType:
+    """Booleans; uint8 stays uint8, as in PyTorch."""
+    return dt.uint8 if self.dtype is dt.uint8 else dt.bool_
+
+
+def _define_logic(name: str, ufunc: np.ufunc) -> None:
+    rule = _shape_rule(name, _logic_dtype)
+
+    def several(self: Any, dim: Any = None, keepdim: bool = False) -> TensorMeta:
+        if dim is not None and not dim:  # an empty list reduces nothing here
+            return TensorMeta(tuple(self.shape), _logic_dtype(self, None), self.device)
+        meta: TensorMeta = rule(self, dim, keepdim)
+        return meta
+
+    def kernel(self: Array, dim: Any = None, keepdim: bool = False) -> Any:
+        truth = self if self.dtype == np.bool_ else self != 0
+        if dim == ():
+            return truth
+        return ufunc.reduce(truth, axis=_axes(self, dim), keepdims=keepdim)
+
+    def dims_of(self: Tensor, *dim: Any) -> Any:
+        return getattr(aten, name).dims(self, *dim)
+
+    define(
+        f"aten::{name}(Tensor self) -> Tensor",
+        shape=several,
+        kernel=kernel,
+        vjp={},
+        decomposition=dims_of,
+        tags=(Tag.REDUCTION,),
+        kind="reduction",
+    )
+    define(
+        f"aten::{name}.dim(Tensor self, int dim, bool keepdim=False) -> Tensor",
+        shape=lambda self, dim, keepdim=False: several(self, (dim,), keepdim),
+        kernel=kernel,
+        vjp={},
+        decomposition=lambda self, dim, keepdim=False: dims_of(self, (dim,), keepdim),
+        tags=(Tag.REDUCTION,),
+        kind="reduction",
+    )
+    define(
+        f"aten::{name}.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor",
+        shape=several,
+        kernel=kernel,
+        vjp={},
+        tags=(Tag.REDUCTION, Tag.CORE),
+        kind="reduction",
+    )
+
+
+_define_logic("any", np.logical_or)
+_define_logic("all", np.logical_and)
+
+# ---------------------------------------------------------------- variance
+
+
+def _var_shape(
+    self: Any, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> TensorMeta:
+    require_floating("var", "self", self)
+    dims = reduced_dims("var", len(self.shape), dim)
+    return TensorMeta(reduced_shape(tuple(self.shape), dims, keepdim), self.dtype, self.device)
+
+
+def _degrees(count: IntLike, correction: Any) -> Any:
+    """What the sum of squares is divided by: never negative."""
+    subtracted = 1 if correction is None else correction
+    if isinstance(subtracted, float) and subtracted.is_integer():
+        subtracted = int(subtracted)
+    rest = (count if isinstance(subtracted, int) else int(count)) - subtracted
+    return rest if rest > 0 else 0
+
+
+def _var_kernel(
+    self: Array, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> Any:
+    axes = _axes(self, dim)
+    count = count_of(self.shape, axes)
+    wide = self.astype(np.float64)
+    mean = np.add.reduce(wide, axis=axes, keepdims=True) / np.float64(count)
+    wide -= mean
+    np.multiply(wide, wide, out=wide)
+    total = np.add.reduce(wide, axis=axes, keepdims=keepdim)
+    return np.true_divide(total, np.float64(_degrees(count, correction)))
+
+
+def _var_decomposition(
+    self: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> Tensor:
+    count = count_of(self.shape, reduced_dims("var", self.ndim, dim))
+    centered = self - aten.mean.dim(self, dim, True)
+    total = aten.sum.dim_IntList(centered * centered, dim, keepdim)
+    return total / _degrees(count, correction)
+
+
+def _var_vjp(g: Tensor, self: Tensor, dim: Any, correction: Any, keepdim: bool) -> Tensor:
+    count = count_of(self.shape, reduced_dims("var", self.ndim, dim))
+    centered = self - aten.mean.dim(self, dim, True)
+    scale = aten.full_like.default(g, 2.0) / _degrees(count, correction)
+    return restore(g * scale, self.shape, dim, keepdim) * centered
+
+
+define(
+    "aten::var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor",
+    shape=_var_shape,
+    kernel=_var_kernel,
+    vjp={"self": _var_vjp},
+    decomposition=_var_decomposition,
+    tags=(Tag.REDUCTION, Tag.CORE),
+    kind="reduction",
+)
+
+# ---------------------------------------------------------------- logsumexp, cumsum
+
+
+def _logsumexp_dtype(self: Any, dtype: DType | None) -> DType:
+    return self.dtype if self.dtype.category > 1 else get_default_dtype()
+
+
+def _logsumexp_kernel(self: Array, dim: Any, keepdim: bool = False, *, meta: Any) -> Any:
+    wide = self.astype(np.float32 if meta.dtype in _HALF else meta.dtype.numpy, copy=False)
+    axes = _axes(self, dim)
+    peak = np.maximum.reduce(wide, axis=axes, keepdims=True, initial=-np.inf)
+    peak = np.where(np.isinf(peak), peak.dtype.type(0), peak)
+    total = np.log(np.add.reduce(np.exp(wide - peak), axis=axes, keepdims=True)) + peak
+    return total.reshape(meta.shape)
+
+
+def _logsumexp_decomposition(self: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    dtype = _logsumexp_dtype(self, None)
+    x = self if self.dtype is dtype else aten._to_copy.default(self, dtype=dtype)
+    shape, dims = x.shape, reduced_dims("logsumexp", x.ndim, dim)
+    if count_of(shape, dims) == 0:
+        lowest = float("-inf")
+        return aten.full.default(reduced_shape(shape, dims, keepdim), lowest, dtype=dtype)
+    peak = aten.amax.default(x, dims, True)
+    peak = aten.masked_fill.Scalar(peak, aten.isinf.default(peak), 0)
+    total = aten.log.default(aten.sum.dim_IntList(aten.exp.default(x - peak), dims, True)) + peak
+    return total if keepdim else aten.view.default(total, reduced_shape(shape, dims, False))
+
+
+define(
+    "aten::logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor",
+    shape=_shape_rule("logsumexp", _logsumexp_dtype),
+    kernel=_logsumexp_kernel,
+    vjp={
+        "self": lambda g, self, out, dim, keepdim: (
+            restore(g, self.shape, dim, keepdim)
+            * aten.exp.default(self - restore(out, self.shape, dim, keepdim))
+        )
+    },
+    decomposition=_logsumexp_decomposition,
+    tags=(Tag.REDUCTION,),
+    kind="reduction",
+)
+
+
+def _cumsum_shape(self: Any, dim: int, *, dtype: DType | None = None) -> TensorMeta:
+    wrap_dim(dim, len(self.shape), "cumsum")
+    return TensorMeta(tuple(self.shape), _sum_dtype(self, dtype), self.device)
+
+
+def _cumsum_kernel(self: Array, dim: int, *, dtype: Any, meta: Any) -> Any:
+    if not self.ndim:
+        return self
+    wide = {dt.float32: np.float64, dt.float16: np.float32, dt.bfloat16: np.float32}
+    return np.cumsum(self, axis=dim, dtype=wide.get(meta.dtype, meta.dtype.numpy))
+
+
+def _cumsum_vjp(g: Tensor, dim: int) -> Tensor:
+    """The running sum from the other end."""
+    turned = aten.cumsum.default(aten.flip.default(g, (dim,)), dim)
+    back: Tensor = aten.flip.default(turned, (dim,))
+    return back
+
+
+define(
+    "aten::cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor",
+    shape=_cumsum_shape,
+    kernel=_cumsum_kernel,
+    vjp={"self": _cumsum_vjp},
+    tags=(Tag.CORE,),
+    kind="scan",
+)
