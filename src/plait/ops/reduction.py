@@ -11,24 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plait.base.errors import DtypeMismatch, IndexOutOfRange, ShapeMismatch, check
-from plait.dispatch.operator import Overload
+from plait.base.errors import DtypeMismatch, check
 from plait.dispatch.tags import Tag
 from plait.ops import aten
-from plait.ops.checks import require_floating, require_no_bool
+from plait.ops.checks import require_floating
 from plait.ops.define import Array, Rule, define
 from plait.tensor import dtype as dt
 from plait.tensor.dtype import DType, get_default_dtype
-from plait.tensor.layout import IntLike, Shape, TensorMeta, has_no_elements, wrap_dim, wrap_dims
+from plait.tensor.layout import IntLike, Shape, TensorMeta, wrap_dim, wrap_dims
 
 if TYPE_CHECKING:
     from plait.tensor.tensor import Tensor
 
 __all__ = [
-    "all_dims",
-    "argmax",
-    "argmin",
     "count_of",
+    "numpy_axes",
     "reduced_dims",
     "reduced_shape",
     "restore",
@@ -67,13 +64,8 @@ def count_of(shape: Shape, dims: Sequence[int]) -> IntLike:
     return count
 
 
-def all_dims(ndim: int) -> tuple[int, ...]:
-    """Every dimension."""
-    return tuple(range(ndim))
-
-
 def restore(reduced: Tensor, shape: Shape, dim: Sequence[int] | None, keepdim: bool) -> Tensor:
-    """``reduced`` with its reduced dimensions back at size 1, so that it broadcasts to ``shape``."""
+    """``reduced`` with the dimensions ``dim`` of ``shape`` back, at size 1."""
     if keepdim or not dim or len(dim) == len(shape):
         return reduced
     for i in sorted(wrap_dims(dim, len(shape))):
@@ -82,14 +74,13 @@ def restore(reduced: Tensor, shape: Shape, dim: Sequence[int] | None, keepdim: b
     return reduced
 
 
-def _spread(g: Tensor, shape: Shape, dim: Sequence[int] | None, keepdim: bool) -> Tensor:
+def _spread(g: Tensor, shape: Shape, dim: Sequence[int] | None, keepdim: bool) -> Any:
     """The cotangent of a sum as that of its terms."""
-    expanded: Tensor = aten.expand.default(restore(g, shape, dim, keepdim), shape)
-    return expanded
+    return aten.expand.default(restore(g, shape, dim, keepdim), shape)
 
 
 def _shape_rule(name: str, result: Rule) -> Rule:
-    """The shape rule of a reduction over ``dim``; ``result(self, dtype) -> DType`` checks as well."""
+    """The shape rule of a reduction over ``dim``; ``result(self, dtype)`` gives the dtype."""
 
     def shape(
         self: Any, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None
@@ -111,7 +102,7 @@ def _full(rule: Rule) -> Rule:
     return shape
 
 
-def _axes(array: Array, dim: Sequence[int] | int | None) -> tuple[int, ...]:
+def numpy_axes(array: Array, dim: Sequence[int] | int | None) -> tuple[int, ...]:
     """The axes for NumPy, which refuses any for a 0-d array."""
     if isinstance(dim, int):
         dim = (dim,)
@@ -137,8 +128,8 @@ def _mean_dtype(self: Any, dtype: DType | None) -> DType:
         result.category > 1,
         DtypeMismatch,
         lambda: (
-            f"mean: argument {'self' if dtype is None else 'dtype'!r} must be floating or complex; got "
-            f"{result} (could not infer output dtype). Give dtype=plait.float32, or convert first."
+            f"mean: argument {'self' if dtype is None else 'dtype'!r} must be floating or complex; "
+            f"got {result} (could not infer output dtype). Give dtype=plait.float32."
         ),
     )
     return result
@@ -161,7 +152,7 @@ def _kept(array: Array, axes: tuple[int, ...]) -> int:
 
 
 def _total(ufunc: np.ufunc, array: Array, dim: Any, keepdim: bool, result: DType) -> Any:
-    axes = tuple(sorted(d % array.ndim for d in _axes(array, dim))) if array.ndim else ()
+    axes = tuple(sorted(d % array.ndim for d in numpy_axes(array, dim))) if array.ndim else ()
     return ufunc.reduce(array, axis=axes, dtype=_accumulator(array, axes, result), keepdims=keepdim)
 
 
@@ -181,12 +172,12 @@ def _mean_kernel(
     self: Array, dim: Any = None, keepdim: bool = False, *, dtype: Any, meta: Any
 ) -> Any:
     total = np.asarray(_total(np.add, self, dim, keepdim, meta.dtype))
-    return total / total.dtype.type(count_of(self.shape, _axes(self, dim)))
+    return total / total.dtype.type(count_of(self.shape, numpy_axes(self, dim)))
 
 
 def _mean_decomposition(
     self: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None
-) -> Tensor:
+) -> Any:
     result = _mean_dtype(self, dtype)
     wide = dt.float32 if result in _HALF else result
     count = count_of(self.shape, reduced_dims("mean", self.ndim, dim))
@@ -194,12 +185,12 @@ def _mean_decomposition(
     return mean if wide is result else aten._to_copy.default(mean, dtype=result)
 
 
-def _mean_vjp(g: Tensor, dim: Any, keepdim: bool, shape_of_self: Shape) -> Tensor:
+def _mean_vjp(g: Tensor, dim: Any, keepdim: bool, shape_of_self: Shape) -> Any:
     count = count_of(shape_of_self, reduced_dims("mean", len(shape_of_self), dim))
     return _spread(g / count, shape_of_self, dim, keepdim)
 
 
-def _prod_vjp(g: Tensor, self: Tensor, dim: Any, keepdim: bool) -> Tensor:
+def _prod_vjp(g: Tensor, self: Tensor, dim: Any, keepdim: bool) -> Any:
     """The product of the other factors; written so that a factor of zero does no harm.
 
     With one zero only its own derivative is not zero; with two, none is. Second derivatives hold
@@ -214,7 +205,7 @@ def _prod_vjp(g: Tensor, self: Tensor, dim: Any, keepdim: bool) -> Tensor:
     return restore(g, self.shape, (dim,), keepdim) * factor
 
 
-def _prod_all_vjp(g: Tensor, self: Tensor) -> Tensor:
+def _prod_all_vjp(g: Tensor, self: Tensor) -> Any:
     flat = aten.reshape.default(self, (self.numel(),))
     return aten.reshape.default(_prod_vjp(g, flat, 0, False), self.shape)
 
@@ -239,7 +230,8 @@ define(
     kind="reduction",
 )
 define(
-    "aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
+    "aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, "
+    "*, ScalarType? dtype=None) -> Tensor",
     shape=_sum_shape,
     kernel=_sum_kernel,
     vjp={"self": lambda g, dim, keepdim, shape_of_self: _spread(g, shape_of_self, dim, keepdim)},
@@ -257,7 +249,8 @@ define(
     kind="reduction",
 )
 define(
-    "aten::mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
+    "aten::mean.dim(Tensor self, int[1]? dim, bool keepdim=False, "
+    "*, ScalarType? dtype=None) -> Tensor",
     shape=_mean_shape,
     kernel=_mean_kernel,
     vjp={"self": _mean_vjp},
@@ -278,178 +271,14 @@ define(
     kind="reduction",
 )
 define(
-    "aten::prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
+    "aten::prod.dim_int(Tensor self, int dim, bool keepdim=False, "
+    "*, ScalarType? dtype=None) -> Tensor",
     shape=_prod_dim_shape,
     kernel=_prod_kernel,
     vjp={"self": _prod_vjp},
     tags=(Tag.REDUCTION, Tag.CORE),
     kind="reduction",
 )
-
-# ---------------------------------------------------------------- extrema
-
-
-def _require_elements(name: str, self: Any, dims: Sequence[int] | None) -> None:
-    """Extrema of nothing do not exist. Raises IndexOutOfRange or ShapeMismatch, as PyTorch does."""
-    shape = tuple(self.shape)
-    if dims is None:
-        check(
-            not has_no_elements(shape),
-            ShapeMismatch,
-            lambda: (
-                f"{name}: argument 'dim' must be given for a tensor without elements; got "
-                f"shape {shape}. Name dimensions whose size is not 0."
-            ),
-        )
-        return
-    for dim in dims:
-        if dim < len(shape) and shape[dim] == 0:
-            raise IndexOutOfRange(
-                f"{name}: argument 'dim' = {dim} names a dimension of size 0; got shape {shape}; "
-                "expected reduced dimensions with a non-zero size."
-            )
-
-
-def _extremum_shape(name: str) -> Rule:
-    def shape(self: Any, dim: Any = (), keepdim: bool = False) -> TensorMeta:
-        dims = reduced_dims(name, len(self.shape), dim)
-        _require_elements(name, self, dims if dim else None)
-        return TensorMeta(reduced_shape(tuple(self.shape), dims, keepdim), self.dtype, self.device)
-
-    return shape
-
-
-def _extremum_kernel(ufunc: np.ufunc) -> Rule:
-    def kernel(self: Array, dim: Any = (), keepdim: bool = False) -> Any:
-        return ufunc.reduce(self, axis=_axes(self, dim), keepdims=keepdim)
-
-    return kernel
-
-
-def _extremum_vjp(g: Tensor, self: Tensor, out: Tensor, dim: Any, keepdim: bool) -> Tensor:
-    """Ties share the cotangent equally."""
-    shape = self.shape
-    ties = aten.eq.Tensor(self, restore(out, shape, dim, keepdim))
-    count = aten.sum.dim_IntList(ties, dim, True)
-    return restore(g, shape, dim, keepdim) * ties / count
-
-
-def _full_extremum_vjp(g: Tensor, self: Tensor, out: Tensor) -> Tensor:
-    """As `_extremum_vjp`, but NaNs are ties of each other."""
-    nans = aten.logical_and.default(aten.isnan.default(self), aten.isnan.default(out))
-    ties = aten.logical_or.default(aten.eq.Tensor(self, out), nans)
-    return ties * (g / aten.sum.default(ties))
-
-
-def _define_extremum(name: str, ufunc: np.ufunc, full: str, arg: str) -> None:
-    """``amax``, ``max`` and ``max.dim`` (or their opposites)."""
-    define(
-        f"aten::{name}(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor",
-        shape=_extremum_shape(name),
-        kernel=_extremum_kernel(ufunc),
-        vjp={"self": _extremum_vjp},
-        tags=(Tag.REDUCTION, Tag.CORE),
-        kind="reduction",
-        out=True,
-    )
-    define(
-        f"aten::{full}(Tensor self) -> Tensor",
-        shape=_extremum_shape(full),
-        kernel=_extremum_kernel(ufunc),
-        vjp={"self": _full_extremum_vjp},
-        decomposition=lambda self: getattr(aten, name).default(self),
-        tags=(Tag.REDUCTION,),
-        kind="reduction",
-    )
-    values, index = _extremum_shape(full), _position_shape(full, allow_bool=True)
-    define(
-        f"aten::{full}.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)",
-        shape=lambda self, dim, keepdim=False: (
-            values(self, (dim,), keepdim),
-            index(self, dim, keepdim),
-        ),
-        kernel=_extremum_with_position(getattr(np, arg)),
-        vjp={"self": _selected_vjp},
-        decomposition=lambda self, dim, keepdim=False: (
-            getattr(aten, name).default(self, (dim,), keepdim),
-            getattr(aten, arg).default(_as_numbers(self), dim, keepdim),
-        ),
-        tags=(Tag.REDUCTION,),
-        kind="reduction",
-    )
-
-
-def _as_numbers(self: Tensor) -> Tensor:
-    return aten._to_copy.default(self, dtype=dt.uint8) if self.dtype.is_bool else self
-
-
-def _selected_vjp(
-    g0: Tensor, out1: Tensor, dim: int, keepdim: bool, shape_of_self: Shape
-) -> Tensor:
-    """The cotangent goes to the one element that was selected."""
-    index = restore(out1, shape_of_self, (dim,), keepdim)
-    source = restore(g0, shape_of_self, (dim,), keepdim)
-    zeros = aten.new_zeros.default(g0, shape_of_self)
-    scattered: Tensor = aten.scatter.src(zeros, dim, index, source)
-    return scattered
-
-
-# ---------------------------------------------------------------- positions of extrema
-
-
-def _position_shape(name: str, *, allow_bool: bool = False) -> Rule:
-    def shape(self: Any, dim: int | None = None, keepdim: bool = False) -> TensorMeta:
-        if not allow_bool:
-            require_no_bool(name, "self", self)
-        shape = tuple(self.shape)
-        dims = all_dims(len(shape)) if dim is None else (wrap_dim(dim, len(shape), name),)
-        if dim is None and has_no_elements(shape):
-            raise IndexOutOfRange(
-                f"{name}: argument 'dim' must be given for a tensor without elements; got shape "
-                f"{shape}. Name a dimension whose size is not 0."
-            )
-        _require_elements(name, self, dims)
-        return TensorMeta(reduced_shape(shape, dims, keepdim), dt.int64, self.device)
-
-    return shape
-
-
-def _position(find: Any, array: Array, dim: int | None, keepdim: bool) -> Array:
-    """Positions of the extrema; the first NaN wins over numbers."""
-    if array.dtype.itemsize == 2 and array.dtype.kind not in "iu":
-        array = array.astype(np.float32)  # the half types' own search may not know NaN
-    if not array.ndim:
-        return np.zeros((), np.int64)
-    return np.asarray(find(array, axis=dim, keepdims=keepdim))
-
-
-def _extremum_with_position(find: Any) -> Rule:
-    def kernel(self: Array, dim: int, keepdim: bool) -> tuple[Any, Any]:
-        if not self.ndim:
-            return self.copy(), np.zeros((), np.int64)
-        index = _position(find, self, dim, True)
-        values = np.take_along_axis(self, index, dim)
-        return (values, index) if keepdim else (values.squeeze(dim), index.squeeze(dim))
-
-    return kernel
-
-
-def _define_position(name: str) -> Overload:
-    find = getattr(np, name)
-    return define(
-        f"aten::{name}(Tensor self, int? dim=None, bool keepdim=False) -> Tensor",
-        shape=_position_shape(name),
-        kernel=lambda self, dim=None, keepdim=False: _position(find, self, dim, keepdim),
-        vjp={},
-        tags=(Tag.REDUCTION, Tag.CORE),
-        kind="reduction",
-    )
-
-
-_define_extremum("amax", np.maximum, "max", "argmax")
-_define_extremum("amin", np.minimum, "min", "argmin")
-argmax = _define_position("argmax")
-argmin = _define_position("argmin")
 
 # ---------------------------------------------------------------- any, all
 
@@ -472,7 +301,7 @@ def _define_logic(name: str, ufunc: np.ufunc) -> None:
         truth = self if self.dtype == np.bool_ else self != 0
         if dim == ():
             return truth
-        return ufunc.reduce(truth, axis=_axes(self, dim), keepdims=keepdim)
+        return ufunc.reduce(truth, axis=numpy_axes(self, dim), keepdims=keepdim)
 
     def dims_of(self: Tensor, *dim: Any) -> Any:
         return getattr(aten, name).dims(self, *dim)
@@ -531,26 +360,26 @@ def _degrees(count: IntLike, correction: Any) -> Any:
 def _var_kernel(
     self: Array, dim: Any = None, *, correction: Any = None, keepdim: bool = False
 ) -> Any:
-    axes = _axes(self, dim)
+    axes = numpy_axes(self, dim)
     count = count_of(self.shape, axes)
     wide = self.astype(np.float64)
     mean = np.add.reduce(wide, axis=axes, keepdims=True) / np.float64(count)
     wide -= mean
     np.multiply(wide, wide, out=wide)
-    total = np.add.reduce(wide, axis=axes, keepdims=keepdim)
+    total: Any = np.sum(wide, axis=axes, keepdims=keepdim)
     return np.true_divide(total, np.float64(_degrees(count, correction)))
 
 
 def _var_decomposition(
     self: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
-) -> Tensor:
+) -> Any:
     count = count_of(self.shape, reduced_dims("var", self.ndim, dim))
     centered = self - aten.mean.dim(self, dim, True)
     total = aten.sum.dim_IntList(centered * centered, dim, keepdim)
     return total / _degrees(count, correction)
 
 
-def _var_vjp(g: Tensor, self: Tensor, dim: Any, correction: Any, keepdim: bool) -> Tensor:
+def _var_vjp(g: Tensor, self: Tensor, dim: Any, correction: Any, keepdim: bool) -> Any:
     count = count_of(self.shape, reduced_dims("var", self.ndim, dim))
     centered = self - aten.mean.dim(self, dim, True)
     scale = aten.full_like.default(g, 2.0) / _degrees(count, correction)
@@ -558,7 +387,8 @@ def _var_vjp(g: Tensor, self: Tensor, dim: Any, correction: Any, keepdim: bool) 
 
 
 define(
-    "aten::var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor",
+    "aten::var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, "
+    "bool keepdim=False) -> Tensor",
     shape=_var_shape,
     kernel=_var_kernel,
     vjp={"self": _var_vjp},
@@ -576,14 +406,14 @@ def _logsumexp_dtype(self: Any, dtype: DType | None) -> DType:
 
 def _logsumexp_kernel(self: Array, dim: Any, keepdim: bool = False, *, meta: Any) -> Any:
     wide = self.astype(np.float32 if meta.dtype in _HALF else meta.dtype.numpy, copy=False)
-    axes = _axes(self, dim)
+    axes = numpy_axes(self, dim)
     peak = np.maximum.reduce(wide, axis=axes, keepdims=True, initial=-np.inf)
     peak = np.where(np.isinf(peak), peak.dtype.type(0), peak)
     total = np.log(np.add.reduce(np.exp(wide - peak), axis=axes, keepdims=True)) + peak
     return total.reshape(meta.shape)
 
 
-def _logsumexp_decomposition(self: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+def _logsumexp_decomposition(self: Tensor, dim: Any, keepdim: bool = False) -> Any:
     dtype = _logsumexp_dtype(self, None)
     x = self if self.dtype is dtype else aten._to_copy.default(self, dtype=dtype)
     shape, dims = x.shape, reduced_dims("logsumexp", x.ndim, dim)
@@ -624,11 +454,10 @@ def _cumsum_kernel(self: Array, dim: int, *, dtype: Any, meta: Any) -> Any:
     return np.cumsum(self, axis=dim, dtype=wide.get(meta.dtype, meta.dtype.numpy))
 
 
-def _cumsum_vjp(g: Tensor, dim: int) -> Tensor:
+def _cumsum_vjp(g: Tensor, dim: int) -> Any:
     """The running sum from the other end."""
     turned = aten.cumsum.default(aten.flip.default(g, (dim,)), dim)
-    back: Tensor = aten.flip.default(turned, (dim,))
-    return back
+    return aten.flip.default(turned, (dim,))
 
 
 define(
