@@ -2,8 +2,8 @@
 
 A rule is a function written in operators. Its parameter names say what it needs: ``g`` (cotangent
 of result 0; a tuple where the operator returns a list) or ``g0``, ``g1``, ...; ``out`` or ``out0``,
-...; any argument by name; ``shape_of_<argument>``; ``needs`` (argument name -> whether its gradient
-is wanted). A cotangent parameter with default None accepts an undefined cotangent; others receive
+...; any argument by name; ``shape_of_<argument>``, ``layout_of_<argument>`` (nothing else of it is
+saved); ``needs`` (argument name -> whether its gradient is wanted). A cotangent parameter with default None accepts an undefined cotangent; others receive
 zeros. Knows nothing of nodes.
 """
 
@@ -22,10 +22,11 @@ __all__ = ["ArgumentRule", "Parameter", "RuleSet", "SavePlan", "rules_of"]
 
 _NUMBERED = re.compile(r"(g|out)(\d*)")
 _SHAPE_OF = "shape_of_"
+_LAYOUT_OF = "layout_of_"
 
 
 class Parameter:
-    """One parameter of a rule: ``kind`` is cotangent, result, shape, needs, tensor or value."""
+    """One parameter of a rule: ``kind`` is cotangent, result, shape, layout, needs, tensor or value."""
 
     __slots__ = ("index", "kind", "name", "optional")
 
@@ -54,7 +55,7 @@ class ArgumentRule:
 class SavePlan:
     """What a call must keep when a certain set of its arguments requires grad."""
 
-    __slots__ = ("results", "rules", "shapes", "tensors", "values")
+    __slots__ = ("layouts", "results", "rules", "shapes", "tensors", "values")
 
     def __init__(self, rules: list[ArgumentRule]) -> None:
         wanted = {(p.kind, p.name): p for rule in rules for p in rule.parameters}
@@ -63,6 +64,7 @@ class SavePlan:
         self.values = _of_kind(wanted.values(), "value")
         self.results = _of_kind(wanted.values(), "result")
         self.shapes = _of_kind(wanted.values(), "shape")
+        self.layouts = _of_kind(wanted.values(), "layout")
 
 
 def _of_kind(parameters: Iterable[Parameter], kind: str) -> list[tuple[str, int]]:
@@ -133,11 +135,14 @@ def _parameters(op: Overload, fn: Callable[..., Any]) -> list[Parameter]:
 def _parameter(op: Overload, fn: Callable[..., Any], p: inspect.Parameter) -> Parameter | None:
     schema, name = op.schema, p.name
     shape_of = name.removeprefix(_SHAPE_OF)
+    layout_of = name.removeprefix(_LAYOUT_OF)
     for position, argument in enumerate(schema.positional):
         if argument.name == name:
             return Parameter(name, "tensor" if argument.type.is_tensor_like else "value", position)
         if argument.name == shape_of:
             return Parameter(name, "shape", position)
+        if argument.name == layout_of:
+            return Parameter(name, "layout", position)
     if any(argument.name == name for argument in schema.kwonly):
         return Parameter(name, "value", -1)
     if name == "needs":
@@ -150,7 +155,7 @@ def _parameter(op: Overload, fn: Callable[..., Any], p: inspect.Parameter) -> Pa
         return None  # the rule's own constant
     raise RegistrationError(
         f"{op.qualname}: a derivative rule has a parameter {name!r} that means nothing; expected "
-        f"g, g0.., out, out0.., needs, shape_of_<argument>, or one of "
+        f"g, g0.., out, out0.., needs, shape_of_<argument>, layout_of_<argument>, or one of "
         f"{', '.join(a.name for a in schema.arguments)} ({fn.__code__.co_filename}:"
         f"{fn.__code__.co_firstlineno})."
     )
