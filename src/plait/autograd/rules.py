@@ -2,9 +2,9 @@
 
 A rule is a function written in operators. Its parameter names say what it needs: ``g`` (cotangent
 of result 0; a tuple where the operator returns a list) or ``g0``, ``g1``, ...; ``out`` or ``out0``,
-...; any argument by name; ``shape_of_<argument>``, ``layout_of_<argument>`` (nothing else of it is
-saved); ``needs`` (argument name -> whether its gradient is wanted). A cotangent parameter with default None accepts an undefined cotangent; others receive
-zeros. Knows nothing of nodes.
+...; any argument by name; ``shape_of_<argument>`` or ``layout_of_<argument>``, which save nothing
+else of it; ``needs`` (argument name -> whether its gradient is wanted). A cotangent parameter with
+default None accepts an undefined cotangent; others receive zeros. Knows nothing of nodes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _LAYOUT_OF = "layout_of_"
 
 
 class Parameter:
-    """One parameter of a rule: ``kind`` is cotangent, result, shape, layout, needs, tensor or value."""
+    """One parameter of a rule.
+
+    ``kind`` is cotangent, result, shape, layout, needs, tensor or value.
+    """
 
     __slots__ = ("index", "kind", "name", "optional")
 
