@@ -1,0 +1,1 @@
+"""Speed of plait and its peers, measured side by side. `make bench` runs it."""
