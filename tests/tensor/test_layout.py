@@ -245,7 +245,9 @@ def test_as_strided() -> None:
 
 def test_errors_name_operator_argument_and_remedy() -> None:
     layout = Layout((2, 3))
-    with pytest.raises(IndexOutOfRange, match=r"sum: argument 'dim'.*got 2; expected -2 <= dim < 2"):
+    with pytest.raises(
+        IndexOutOfRange, match=r"sum: argument 'dim'.*got 2; expected -2 <= dim < 2"
+    ):
         lay.wrap_dim(2, 2, "sum")
     with pytest.raises(ShapeMismatch, match=r"view: .*\(4,\).*product is 6"):
         lay.infer_size((4,), 6)

@@ -609,12 +609,14 @@ def elementwise_strides(
     PyTorch's TensorIterator. Operands are the tensors of the call, in order (0-d ones included;
     Python numbers are not operands). Shapes are tuples.
     """
-    contiguous = contiguous_strides(shape)
-    if len(shape) < 2 or all(operand == (shape, contiguous) for operand in operands):
+    ndim, contiguous = len(shape), contiguous_strides(shape)
+    if ndim < 2:
         return contiguous
-    equal = [strides for op_shape, strides in operands if op_shape == shape]
-    if len(equal) == len(operands):
-        same = _strides_of_equal_shapes(shape, equal)
+    # Ranks first: comparing tuples compares sizes before lengths, which might guard.
+    if all(len(operand[0]) == ndim and operand[0] == shape for operand in operands):
+        if all(strides == contiguous for _, strides in operands):
+            return contiguous
+        same = _strides_of_equal_shapes(shape, [strides for _, strides in operands])
         if same is not None:
             return same
     stretched = [broadcast_strides(*operand, shape) for operand in operands]
