@@ -282,7 +282,7 @@ class _Wrapper:
         if t._view is not None and len(self.results) > 1:
             raise InplaceError(
                 f"{self.name}: if your Function modifies inplace an input that is a view of "
-                "another Tensor, your Function cannot return more than one Tensor. Clone the input first."
+                "another Tensor, your Function cannot return more than one Tensor. Clone it first."
             )
         check_inplace(self.name, t)
         rebase_history(t, self.node, number)
