@@ -66,9 +66,8 @@ def print_options(**changes: Any) -> Iterator[None]:
 
 def tensor_repr(tensor: Tensor, name: str | None = None) -> str:
     """The text of `repr(tensor)`. `name` stands before the bracket: "tensor", or the subclass."""
-    from plait.tensor.tensor import Tensor
-
-    prefix = (name or ("tensor" if type(tensor) is Tensor else type(tensor).__name__)) + "("
+    kind = type(tensor).__name__
+    prefix = (name or ("tensor" if kind == "Tensor" else kind)) + "("
     indent = len(prefix)
     suffixes = [] if tensor.device == CPU else [f"device='{tensor.device}'"]
     if tensor.is_fake:

@@ -38,6 +38,7 @@ from plait.tensor.layout import (
     numel,
     wrap_dim,
 )
+from plait.tensor.printing import tensor_repr
 from plait.tensor.storage import Storage, empty_storage, fake_storage
 
 if TYPE_CHECKING:
@@ -324,8 +325,6 @@ class Tensor(TensorMethods):
         return object.__format__(self, spec)
 
     def __repr__(self) -> str:
-        from plait.tensor.printing import tensor_repr
-
         return tensor_repr(self)
 
     def __hash__(self) -> int:
