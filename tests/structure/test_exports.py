@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
+
 from tools.source_tree import sources
 
 OPTIONAL = ("plait.interop.torch",)  # needs PyTorch

@@ -7,6 +7,7 @@ import re
 import statistics
 
 import pytest
+
 from tools.source_tree import ROOT, sources
 
 FILE_LIMIT = 700

@@ -143,7 +143,8 @@ class ReLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> the same shape."""
-        return functional.relu(x)
+        result: Tensor = functional.relu(x)
+        return result
 
 
 class Sequential(Module):

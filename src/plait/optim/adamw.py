@@ -59,7 +59,9 @@ class AdamW(Optimizer):
             if p.dtype not in corrections:
                 corrections[p.dtype] = self._corrections(step, p.dtype)
             results.append(self._update_one(p, g, m, v, corrections[p.dtype]))
-        new_params, means, squares = (list(column) for column in zip(*results)) if results else ([], [], [])
+        new_params, means, squares = (
+            (list(column) for column in zip(*results)) if results else ([], [], [])
+        )
         return new_params, {"mean": means, "square": squares}
 
     def _corrections(self, step: Tensor, dtype: DType) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,9 @@ class Optimizer:
         """New parameters and new state; nothing is modified. Trees of one structure."""
         leaves, structure = optree.tree_flatten(params)
         grad_leaves = self._flatten_like(structure, grads, "grads")
-        slots = {n: self._flatten_like(structure, state[n], f"state[{n!r}]") for n in self.slot_names}
+        slots = {
+            n: self._flatten_like(structure, state[n], f"state[{n!r}]") for n in self.slot_names
+        }
         with no_grad():
             step = state["step"] + 1 if self.counts_steps else None
             new_leaves, new_slots = self.rule(leaves, grad_leaves, slots, step)
@@ -148,7 +150,7 @@ class Optimizer:
             param.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The eager state: slot name -> list of tensors in the order of the parameters, and step."""
+        """The eager state: slot name -> tensors in the order of the parameters, and the step."""
         if self._state is None:
             self._state = self.init(self._own_params("state_dict"))
         return dict(self._state)

@@ -1,0 +1,1 @@
+"""(being written by H9, taken over from H3a: do not overwrite)"""
