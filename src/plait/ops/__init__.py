@@ -1,4 +1,4 @@
 """The operators, one module per family, and the packets of each namespace (`plait.ops.aten.add`).
 
-Importing this package defines every operator and attaches the methods of `Tensor`.
+Importing `plait.ops.methods` defines every operator and attaches the methods of `Tensor`.
 """

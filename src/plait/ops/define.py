@@ -12,17 +12,25 @@ shape rule promises. A kernel that has a parameter ``meta`` receives the shape r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
-from plait.base.errors import DtypeMismatch, MissingKernel, RegistrationError, check
+from plait.base.errors import MissingKernel, RegistrationError, check
 from plait.dispatch import dispatcher
 from plait.dispatch.keys import AliasKey, DispatchKey
 from plait.dispatch.operator import Overload
 from plait.dispatch.schema import FunctionSchema
 from plait.dispatch.tags import Tag
+from plait.ops import variants
+from plait.ops.arrays import (
+    Array,
+    Rule,
+    cast_operand,
+    checked_scalar,
+    empty_array,
+    fit,
+    run_quietly,
+)
 from plait.ops.quiet import QUIET, loud, quiet
 from plait.tensor.dtype import DType
 from plait.tensor.layout import (
@@ -38,6 +46,7 @@ __all__ = [
     "Rule",
     "cast_operand",
     "check_dtype",
+    "checked_scalar",
     "define",
     "elementwise_meta",
     "empty_array",
@@ -45,11 +54,6 @@ __all__ = [
     "run_quietly",
     "view",
 ]
-
-Array = np.ndarray[Any, Any]
-Rule = Callable[..., Any]
-
-_ndarray = np.ndarray
 
 
 def define(
@@ -65,7 +69,7 @@ def define(
     composite: Rule | None = None,
     dtypes: Iterable[DType] | None = None,
     inplace: bool = False,
-    out: bool = False,
+    out: bool | str = False,
 ) -> Overload:
     """Define one operator and return its overload.
 
@@ -97,22 +101,19 @@ def define(
         op.register(DispatchKey.CPU, _adapted(op, kernel))
     elif decomposition is not None:
         op.register(AliasKey.COMPOSITE_EXPLICIT_AUTOGRAD, decomposition, calls_operators=True)
-    if inplace or out:
-        from plait.ops import variants  # variants is written in terms of this module
-
-        variants.derive(op, inplace=inplace, out=out)
+    variants.derive(op, inplace=inplace, out=out)
     return op
 
 
 def _check_rules(op: Overload) -> None:
     """Every derivative belongs to a tensor argument."""
     tensors = [a.name for a in op.schema.arguments if a.type.is_tensor_like]
-    for name in op.vjp or ():
-        check(
-            name in tensors,
-            RegistrationError,
-            lambda: f"{op.qualname}: a derivative is given for {name!r}; expected one of {tensors}.",
-        )
+    unknown = set(op.vjp or ()).difference(tensors)
+    check(
+        not unknown,
+        RegistrationError,
+        lambda: f"{op.qualname}: derivatives are given for {unknown}; expected some of {tensors}.",
+    )
 
 
 def _restricted(op: Overload, shape: Rule, dtypes: frozenset[DType]) -> Rule:
@@ -121,20 +122,22 @@ def _restricted(op: Overload, shape: Rule, dtypes: frozenset[DType]) -> Rule:
     def checked(*args: Any, **kwargs: Any) -> Any:
         for a in args:
             if hasattr(a, "dtype"):
-                check_dtype(op.name, a, dtypes)
+                check_dtype(op.name, a.dtype, dtypes)
                 break
         return shape(*args, **kwargs)
 
     return checked
 
 
-def check_dtype(name: str, operand: Any, dtypes: Iterable[DType]) -> None:
-    """Raise MissingKernel unless the operand's dtype is one of ``dtypes``."""
+def check_dtype(name: str, dtype: DType, dtypes: Iterable[DType]) -> None:
+    """Raise MissingKernel unless ``dtype`` is one of ``dtypes``."""
     check(
-        operand.dtype in dtypes,
+        dtype in dtypes,
         MissingKernel,
-        lambda: f"{name}: not implemented for {operand.dtype}; expected one of "
-        f"{', '.join(sorted(d.name for d in dtypes))}. Convert with `.to(dtype)`.",
+        lambda: (
+            f"{name}: not implemented for {dtype}; expected one of "
+            f"{', '.join(sorted(d.name for d in dtypes))}. Convert with `.to(dtype)`."
+        ),
     )
 
 
@@ -178,52 +181,6 @@ def _adapted(op: Overload, kernel: Rule) -> Rule:
 
 def _is_tensor(kind: Any) -> bool:
     return bool(kind.is_tensor_like and not kind.is_list)
-
-
-def fit(result: Any, meta: TensorMeta) -> Array:
-    """``result`` as an array with exactly the dtype and strides of ``meta``; copies if it must."""
-    dtype = meta.dtype.numpy
-    array: Array = result if result.__class__ is _ndarray else np.asarray(result)
-    size = dtype.itemsize
-    if array.dtype == dtype and array.strides == tuple([s * size for s in meta.strides]):
-        return array
-    out = empty_array(meta)
-    np.copyto(out, array, casting="unsafe")
-    return out
-
-
-def empty_array(meta: TensorMeta) -> Array:
-    """Uninitialised memory of the meta's shape, dtype and (dense) strides."""
-    dtype = meta.dtype.numpy
-    strides = meta.strides
-    array: Array = np.empty(meta.shape, dtype)
-    wanted = tuple([s * dtype.itemsize for s in strides])
-    if array.strides == wanted:
-        return array
-    return np.ndarray(meta.shape, dtype, buffer=array, strides=wanted)
-
-
-def run_quietly(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """``fn(*args, **kwargs)`` with NumPy's floating-point warnings off."""
-    token = quiet(QUIET)
-    try:
-        return fn(*args, **kwargs)
-    finally:
-        loud(token)
-
-
-def cast_operand(operand: Any, dtype: DType) -> Any:
-    """An operand (tensor or number) as an array of ``dtype``; integers wrap around as in C."""
-    if isinstance(operand, Tensor):
-        array = operand._array
-        return array if operand._dtype is dtype else array.astype(dtype.numpy)  # type: ignore[union-attr]
-    try:
-        return np.asarray(operand).astype(dtype.numpy)
-    except (OverflowError, TypeError) as error:
-        raise DtypeMismatch(
-            f"a Python number does not fit its tensor; got {operand!r}; expected a value of {dtype}."
-            " (value cannot be converted without overflow)"
-        ) from error
 
 
 # ---------------------------------------------------------------- shared shape rules
