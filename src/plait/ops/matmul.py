@@ -14,7 +14,7 @@ from plait.base.errors import ShapeMismatch
 from plait.dispatch.tags import Tag
 from plait.ops import aten
 from plait.ops.checks import require, require_no_bool, require_rank, require_same_dtype
-from plait.ops.define import Array, define
+from plait.ops.define import Array, Rule, define
 from plait.tensor import layout as lay
 from plait.tensor.layout import Layout, Shape, TensorMeta
 
@@ -26,7 +26,7 @@ __all__: list[str] = []
 # ---------------------------------------------------------------- kernels
 
 
-def _product(a: Array, b: Array) -> Array:
+def _product(a: Array, b: Array) -> Any:
     """``a @ b`` of matrices (or stacks of them)."""
     if a.dtype.itemsize == 2 and a.dtype.kind not in "iu":
         return np.matmul(a.astype(np.float32), b.astype(np.float32))
@@ -40,8 +40,8 @@ def _number(value: Any, like: Array) -> Any:
     return like.dtype.type(value)
 
 
-def _addmm_kernel(self: Array, mat1: Array, mat2: Array, *, beta: Any, alpha: Any) -> Array:
-    """``beta * self + alpha * (mat1 @ mat2)``; what has the factor 0 is not read, so NaN stays out."""
+def _addmm_kernel(self: Array, mat1: Array, mat2: Array, *, beta: Any, alpha: Any) -> Any:
+    """``beta * self + alpha * (mat1 @ mat2)``; what has the factor 0 is not read, NaN or not."""
     shape = (mat1.shape[0], mat2.shape[1])
     out = np.zeros(shape, mat1.dtype) if alpha == 0 else _product(mat1, mat2)
     if alpha not in (0, 1):
@@ -68,8 +68,8 @@ def _check_inner(operator: str, first: tuple[str, Any], second: tuple[str, Any])
         a[-1] == b[-2],
         lambda: (
             f"{operator}: arguments {first[0]!r} and {second[0]!r} cannot be multiplied; got "
-            f"shapes {a} and {b}; expected the last size of the first ({a[-1]}) to equal the size before "
-            f"the last of the second ({b[-2]})."
+            f"shapes {a} and {b}; expected the last size of the first ({a[-1]}) to equal the size "
+            f"before the last of the second ({b[-2]})."
         ),
     )
 
@@ -92,8 +92,8 @@ def _bmm_shape(self: Any, mat2: Any) -> TensorMeta:
         self.shape[0] == mat2.shape[0],
         lambda: (
             f"bmm: arguments 'self' and 'mat2' must hold equally many matrices; got shapes "
-            f"{tuple(self.shape)} and {tuple(mat2.shape)}; expected equal first sizes. Use matmul to "
-            "broadcast."
+            f"{tuple(self.shape)} and {tuple(mat2.shape)}; expected equal first sizes. Use "
+            "matmul to broadcast."
         ),
     )
     _check_inner("bmm", first, second)
@@ -163,26 +163,28 @@ def _scaled(x: Tensor, factor: Any) -> Tensor:
 
 
 # fmt: off
-_MM_VJP = {
+_MM_VJP: dict[str, Rule] = {
     "self": lambda g, mat2, layout_of_self: _left_vjp(g, mat2, layout_of_self),
     "mat2": lambda g, self, layout_of_mat2: _right_vjp(g, self, layout_of_mat2),
 }
-_BMM_VJP = {
+_BMM_VJP: dict[str, Rule] = {
     "self": lambda g, mat2: aten.bmm.default(g, aten.transpose.int(mat2, 1, 2)),
     "mat2": lambda g, self: aten.bmm.default(aten.transpose.int(self, 1, 2), g),
 }
-_MV_VJP = {
+_MV_VJP: dict[str, Rule] = {
     "self": lambda g, vec: aten.unsqueeze.default(g, 1) * vec,
     "vec": lambda g, self: aten.mv.default(aten.t.default(self), g),
 }
-_DOT_VJP = {
+_DOT_VJP: dict[str, Rule] = {
     "self": lambda g, tensor: g * tensor,
     "tensor": lambda g, self: g * self,
 }
-_ADDMM_VJP = {
+_ADDMM_VJP: dict[str, Rule] = {
     "self": lambda g, beta: _scaled(g, beta),
-    "mat1": lambda g, mat2, alpha, layout_of_mat1: _scaled(_left_vjp(g, mat2, layout_of_mat1), alpha),
-    "mat2": lambda g, mat1, alpha, layout_of_mat2: _scaled(_right_vjp(g, mat1, layout_of_mat2), alpha),
+    "mat1": lambda g, mat2, alpha, layout_of_mat1:
+        _scaled(_left_vjp(g, mat2, layout_of_mat1), alpha),
+    "mat2": lambda g, mat1, alpha, layout_of_mat2:
+        _scaled(_right_vjp(g, mat1, layout_of_mat2), alpha),
 }
 # fmt: on
 
@@ -233,7 +235,8 @@ define(
     kind="matmul",
 )
 define(
-    "aten::addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor",
+    "aten::addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1)"
+    " -> Tensor",
     shape=_addmm_shape,
     kernel=_addmm_kernel,
     vjp=_ADDMM_VJP,
@@ -273,7 +276,7 @@ def _rows(x: Tensor) -> Any:
 
 
 def _matmul(self: Tensor, other: Tensor) -> Any:
-    """PyTorch's ranks: vectors are rows or columns, leading dimensions are batches that broadcast."""
+    """Vectors are rows or columns; leading dimensions are batches, which broadcast."""
     _check_matmul("matmul", self, other)
     if self.ndim == 1 and other.ndim == 1:
         return aten.dot.default(self, other)
@@ -342,8 +345,8 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         input.ndim > 0 and input.shape[-1] == weight.shape[-1],
         lambda: (
             f"linear: argument 'input' does not fit 'weight'; got shapes {tuple(input.shape)} "
-            f"and {tuple(weight.shape)}; expected a last size of {weight.shape[-1]}. (mat1 and mat2 "
-            "shapes cannot be multiplied)"
+            f"and {tuple(weight.shape)}; expected a last size of {weight.shape[-1]}. (mat1 "
+            "and mat2 shapes cannot be multiplied)"
         ),
     )
     operands = [("input", input), ("weight", weight)]

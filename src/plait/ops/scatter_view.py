@@ -103,7 +103,7 @@ def _select_as_slice(self: Tensor, src: Tensor, dim: int, index: IntLike) -> Any
 
 
 def _diagonal_as_strided(self: Tensor, src: Tensor, *args: Any) -> Any:
-    copy = aten.clone.default(self, memory_format=0)
+    copy = aten.clone.default(self, memory_format="contiguous_format")
     part = lay.diagonal(Layout(copy.shape), *args)
     return aten.as_strided_scatter.default(copy, src, part.shape, part.strides, part.offset)
 

@@ -392,7 +392,7 @@ view(
 def _contiguous(self: Tensor, *, memory_format: Any = 0) -> Any:
     if self.is_contiguous():
         return self
-    return aten.clone.default(self, memory_format=0)
+    return aten.clone.default(self, memory_format="contiguous_format")
 
 
 def _reshape(self: Tensor, shape: Shape) -> Any:
@@ -400,7 +400,7 @@ def _reshape(self: Tensor, shape: Shape) -> Any:
     sizes = lay.infer_size(shape, self.numel(), "reshape")
     layout = Layout(self.shape, self.strides)
     if lay.view(layout, sizes) is None:
-        self = aten.clone.default(self, memory_format=0)
+        self = aten.clone.default(self, memory_format="contiguous_format")
     return aten.view.default(self, sizes)
 
 
