@@ -6,7 +6,7 @@ from typing import Any
 
 from plait.ir.graph import Graph, IntType, Node, Value
 from plait.symbolic.expr import Expr
-from plait.tensor.layout import TensorMeta
+from plait.tensor.layout import TensorMeta, contiguous_strides
 
 __all__ = ["io_table", "print_graph", "type_text"]
 
@@ -17,7 +17,7 @@ def type_text(type: TensorMeta | IntType) -> str:
         return repr(type)
     shape = ", ".join(str(s) for s in type.shape)
     text = f"{type.dtype.name}[{shape}]"
-    if type.strides is not None and tuple(type.strides) != tuple(type.layout.contiguous_strides()):
+    if type.strides is not None and tuple(type.strides) != tuple(contiguous_strides(type.shape)):
         text += f" strides ({', '.join(str(s) for s in type.strides)})"
     return text
 
