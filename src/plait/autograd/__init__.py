@@ -6,7 +6,7 @@ from plait.autograd.function import Function, once_differentiable
 from plait.autograd.functional import backward, grad
 from plait.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from plait.autograd.graph import Node, attach
-from plait.autograd.saved import SavedTensor, share_trace
+from plait.autograd.saved import SavedTensor
 
 __all__ = [
     "Function",
@@ -20,6 +20,5 @@ __all__ = [
     "no_grad",
     "once_differentiable",
     "set_grad_enabled",
-    "share_trace",
 ]
 del _methods, _record

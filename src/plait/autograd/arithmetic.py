@@ -12,7 +12,7 @@ from plait.base.errors import AutogradError
 from plait.dispatch.dispatcher import lookup
 
 if TYPE_CHECKING:
-    from plait.autograd.graph import ResultMeta
+    from plait.autograd.graph import Node, ResultMeta
     from plait.tensor.dtype import DType
     from plait.tensor.tensor import Tensor
 
@@ -90,21 +90,25 @@ def cast(t: Tensor, dtype: DType) -> Tensor:
     return t
 
 
-def conform(grad: Any, meta: ResultMeta, producer: str, position: int) -> Tensor:
+def _name(producer: Node | None) -> str:
+    return "backward" if producer is None else producer.name()
+
+
+def conform(grad: Any, meta: ResultMeta, producer: Node | None, position: int) -> Tensor:
     """``grad`` summed to the shape and cast to the dtype of the tensor it is a gradient of.
 
     AutogradError if it is no tensor, or its shape does not broadcast from the tensor's.
     """
     if not hasattr(grad, "_keys"):
         raise AutogradError(
-            f"{producer} returned an invalid gradient at index {position}; got a "
+            f"{_name(producer)} returned an invalid gradient at index {position}; got a "
             f"{type(grad).__name__}; expected a Tensor or None."
         )
     shape, dtype, _ = meta
     if grad.shape != shape:
         if not expands_to(shape, grad.shape):
             raise AutogradError(
-                f"{producer} returned an invalid gradient at index {position}; got shape "
+                f"{_name(producer)} returned an invalid gradient at index {position}; got shape "
                 f"{tuple(grad.shape)}; expected a shape compatible with {tuple(shape)}, the shape "
                 "of the tensor it belongs to. Return a gradient of that shape."
             )

@@ -74,7 +74,7 @@ class GraphTask:
             self._select(order)
         for (node, number), grad in roots:
             if self._takes_part(node):
-                self._add(node, number, grad, "backward", number)
+                self._add(node, number, grad, None, number)
         for node in dict.fromkeys(tops):
             if self._takes_part(node) and not self.waiting.get(node):
                 self._make_ready(node)
@@ -143,34 +143,35 @@ class GraphTask:
     # -------------------------------------------------------- cotangents
 
     def _make_ready(self, node: Node) -> None:
-        self.arrived.setdefault(node, [])
+        if node not in self.arrived:
+            self.arrived[node] = [None] * max(len(node.results), 1)
         heapq.heappush(self.ready, (node.priority, node.seq, node))
 
     def _pass_on(self, node: Node, position: int, edge: Edge, grad: Any) -> None:
         """Hand one result to the node it belongs to, which may become ready."""
         target, number = edge
         if grad is not None:
-            self._add(target, number, grad, node.name(), position)
+            self._add(target, number, grad, node, position)
         self.waiting[target] -= 1
         if not self.waiting[target]:
             self._make_ready(target)
 
-    def _add(self, node: Node, number: int, grad: Any, producer: str, position: int) -> None:
+    def _add(
+        self, node: Node, number: int, grad: Any, producer: Node | None, position: int
+    ) -> None:
         meta = node.result(number)
         if meta is not None:
             grad = arithmetic.conform(grad, meta, producer, position)
-        arrived = self.arrived.setdefault(node, [])
-        while len(arrived) <= number:
-            arrived.append(None)
+        arrived = self.arrived.get(node)
+        if arrived is None:
+            arrived = self.arrived[node] = [None] * max(len(node.results), number + 1)
         before = arrived[number]
         arrived[number] = grad if before is None else arithmetic.add(before, grad)
 
     # -------------------------------------------------------- one node
 
     def _before(self, node: Node, grads: list[Any]) -> None:
-        """Pad, run the hooks of the node's tensors, keep retained gradients, capture."""
-        while len(grads) < max(len(node.results), 1):
-            grads.append(None)
+        """Run the hooks of the node's tensors, keep retained gradients, capture."""
         for number, table in node.tensor_hooks().items():
             if number < len(grads) and grads[number] is not None:
                 grads[number] = run_tensor_hooks(table, grads[number])

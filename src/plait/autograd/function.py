@@ -138,10 +138,6 @@ class FunctionNode(Node):
         if self.context._saved:
             self.context._saved = None
 
-    def saved_results(self) -> list[SavedTensor]:
-        """The saved results of the call (for tracers)."""
-        return [s for s in self.context._saved or () if s is not None and s.output_nr >= 0]
-
 
 class Function:
     """A differentiable function whose backward is written by hand.

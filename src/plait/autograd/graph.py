@@ -36,7 +36,7 @@ __all__ = [
     "set_history",
 ]
 
-_sequence = itertools.count()
+sequence = itertools.count()
 # Leaves go first, as soon as their gradient is complete: it frees memory soonest.
 _LEAVES_FIRST = 1 << 62
 
@@ -65,12 +65,12 @@ class Node:
     def __init__(self, edges: Sequence[Edge | None] = (), op: Overload | None = None) -> None:
         self.next_edges = edges
         self.op = op
-        self.seq = next(_sequence)
+        self.seq = next(sequence)
         self.results: Sequence[ResultMeta | None] = ()
         self.hooks: NodeHooks | None = None
         self.source: tuple[Any, ...] = ()
         self._metadata: dict[str, Any] | None = None
-        describe = getattr(tls, "node_source", None)  # a tracer's wish: where was this recorded?
+        describe = tls.node_source  # a tracer asks where the call came from
         if describe is not None:
             self.source = describe()
 

@@ -17,7 +17,7 @@ from plait.autograd.graph import (
     Node,
     is_differentiable,
     result_meta,
-    set_history,
+    sequence,
 )
 from plait.autograd.rules import ArgumentRule, RuleSet, SavePlan, derivatives_of, rules_of
 from plait.autograd.saved import SavedTensor, freed_error
@@ -55,11 +55,25 @@ class OperatorNode(Node):
     op: Overload
     saved: dict[str, Any]
 
-    def __init__(self, edges: Sequence[Edge | None], op: Overload, plan: SavePlan) -> None:
-        super().__init__(edges, op)
+    def __init__(
+        self,
+        edges: Sequence[Edge | None],
+        op: Overload,
+        plan: SavePlan,
+        edge_ranges: Sequence[tuple[int, int]],
+    ) -> None:
+        # Written out instead of super().__init__: this is the hot path of training.
+        self.next_edges = edges
+        self.op = op
+        self.seq = next(sequence)
+        self.results = ()
+        self.hooks = None
+        self._metadata = None
+        describe = tls.node_source
+        self.source = () if describe is None else describe()
         self.plan = plan
         self.saved = {}
-        self.edge_ranges: dict[str, tuple[int, int]] = {}
+        self.edge_ranges = edge_ranges  # by number of the rule
         self.freed = False
 
     def name(self) -> str:
@@ -70,13 +84,15 @@ class OperatorNode(Node):
 
     def run(self, grads: list[Tensor | None], wanted: Sequence[bool] | None) -> Sequence[Any]:
         answer: list[Any] = [None] * len(self.next_edges)
-        if all(g is None for g in grads):
+        if grads[0] is None and all(g is None for g in grads):
             return answer
-        values: dict[str, Any] = {"needs": self._needs(wanted)}
+        values: dict[str, Any] = {}
         for rule in self.plan.rules:
-            start, end = self.edge_ranges[rule.name]
+            start, end = self.edge_ranges[rule.number]
             if wanted is not None and not any(wanted[start:end]):
                 continue
+            if rule.wants_needs:
+                values["needs"] = self._needs(wanted)
             given = [self._value(p, grads, values) for p in rule.parameters]
             result = rule.fn(*given)
             if rule.is_list:
@@ -98,7 +114,7 @@ class OperatorNode(Node):
     def _needs(self, wanted: Sequence[bool] | None) -> dict[str, bool]:
         needs = {a.name: False for a in self.op.schema.positional if a.type.is_tensor_like}
         for rule in self.plan.rules:
-            start, end = self.edge_ranges[rule.name]
+            start, end = self.edge_ranges[rule.number]
             needs[rule.name] = wanted is None or any(wanted[start:end])
         return needs
 
@@ -140,12 +156,6 @@ class OperatorNode(Node):
                 self.saved[name] = None
                 self.freed = True
 
-    def saved_results(self) -> list[SavedTensor]:
-        """The saved results of the call (for tracers)."""
-        return [
-            self.saved[n] for n, _ in self.plan.results if isinstance(self.saved[n], SavedTensor)
-        ]
-
 
 class _Nothing:
     """Stands for an optional tensor that was None, so that None can mean freed."""
@@ -157,8 +167,8 @@ _NOTHING = _Nothing()
 def _save(value: Any) -> Any:
     if value is None:
         return _NOTHING
-    if isinstance(value, tuple | list):
-        return tuple(_save(v) for v in value)
+    if value.__class__ is tuple:
+        return tuple([_save(v) for v in value])
     return SavedTensor(value)
 
 
@@ -181,43 +191,43 @@ class Recorder:
         self.lower = lower
         self.rules = rules
 
-    def edges(self, args: tuple[Any, ...]) -> tuple[int, list[Edge | None], list[int]]:
-        """(mask of rules whose argument requires grad, edges of all rules, first edge of each)."""
-        mask, bit = 0, 1
+    def edges(self, args: tuple[Any, ...]) -> tuple[int, list[Edge | None]]:
+        """(mask of rules whose argument requires grad, one edge or None per tensor argument)."""
+        mask = 0
         edges: list[Edge | None] = []
-        starts = [0]
         for rule in self.rules.rules:
             value = args[rule.position]
-            for t in (value or ()) if rule.is_list else (value,):
-                if t is not None and (
-                    t._requires_grad or (t._view is not None and requires_grad(t))
-                ):
-                    mask |= bit
-                    edges.append(gradient_edge(t))
-                else:
-                    edges.append(None)
-            starts.append(len(edges))
-            bit <<= 1
-        return mask, edges, starts
+            if rule.is_list:
+                for t in value or ():
+                    edge = _edge(t)
+                    edges.append(edge)
+                    if edge is not None:
+                        mask |= rule.bit
+            elif value is None or not (value._requires_grad or value._view is not None):
+                edges.append(None)
+            else:
+                edge = _edge(value)
+                edges.append(edge)
+                if edge is not None:
+                    mask |= rule.bit
+        return mask, edges
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the layer below and put a node on the tape if an argument requires grad."""
-        mask, edges, starts = self.edges(args)
+        mask, edges = self.edges(args)
         if not mask:
             return self.lower(*args, **kwargs)
-        node = self.node(mask, edges, starts)
+        node = self.node(mask, edges, args)
         self.save_arguments(node, args, kwargs)
         out = self.lower(*args, **kwargs)
         self.give_history(node, out)
         return out
 
-    def node(self, mask: int, edges: list[Edge | None], starts: list[int]) -> OperatorNode:
+    def node(self, mask: int, edges: list[Edge | None], args: tuple[Any, ...]) -> OperatorNode:
         """A node without saved values."""
-        node = OperatorNode(edges, self.op, self.rules.plan(mask))
-        node.edge_ranges = {
-            rule.name: (starts[i], starts[i + 1]) for i, rule in enumerate(self.rules.rules)
-        }
-        return node
+        rules = self.rules
+        ranges = rules.ranges(args) if rules.has_lists else rules.single_ranges
+        return OperatorNode(edges, self.op, rules.plan(mask), ranges)
 
     def save_arguments(self, node: OperatorNode, args: Any, kwargs: dict[str, Any]) -> None:
         """Keep the arguments that the active rules name."""
@@ -228,27 +238,40 @@ class Recorder:
             saved[name] = args[position] if position >= 0 else kwargs[name]
         for name, position in plan.shapes:
             saved[name] = _shape(args[position])
-        for name, position in plan.layouts:
-            saved[name] = args[position].layout
 
     def give_history(self, node: OperatorNode, out: Any) -> None:
         """Make ``node`` the maker of the results, and keep the results that the rules name."""
         results = out if out.__class__ in (tuple, list) else (out,)
         metas: list[Any] = []
         for number, t in enumerate(results):
-            if t is None or not is_differentiable(t._dtype):
+            if t is None or t._dtype.category < 2:
                 metas.append(None)
                 continue
             if t._grad_fn is not None or t._requires_grad:
-                raise InternalError(
-                    f"{self.op.qualname}: its kernel returned a tensor that is on the tape already;"
-                    " expected a new tensor. Return a copy, or declare the alias in the schema."
-                )
-            set_history(t, node, number)
-            metas.append(result_meta(t))
+                raise self._on_tape()
+            t._requires_grad = True
+            t._grad_fn = node
+            if number:
+                t._output_nr = number
+            metas.append((t.shape, t._dtype, t._device))
         node.results = metas
         for name, number in node.plan.results:
             node.saved[name] = SavedTensor(results[number], number)
+
+    def _on_tape(self) -> InternalError:
+        return InternalError(
+            f"{self.op.qualname}: its kernel returned a tensor that is on the tape already; "
+            "expected a new tensor. Return a copy, or declare the alias in the schema."
+        )
+
+
+def _edge(t: Any) -> Edge | None:
+    """Where the gradient of ``t`` goes; None if it is not followed."""
+    if t is None or not (t._requires_grad or (t._view is not None and requires_grad(t))):
+        return None
+    if t._view is None and t._grad_fn is not None:
+        return (t._grad_fn, t._output_nr)
+    return gradient_edge(t)
 
 
 class InplaceRecorder(Recorder):
@@ -257,17 +280,14 @@ class InplaceRecorder(Recorder):
     __slots__ = ()
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        mask, edges, starts = self.edges(args)
+        mask, edges = self.edges(args)
         if not mask:
             return self.lower(*args, **kwargs)
         target = args[0]
         check_inplace(self.op.qualname, target)
         if not is_differentiable(target._dtype):
             return self.lower(*args, **kwargs)
-        if not self.rules.rules or self.rules.rules[0].position != 0:
-            edges.insert(0, None)
-            starts = [start + 1 for start in starts]
-        node = self.node(mask, edges, starts)
+        node = self.node(mask, edges, args)
         before = args
         if any(position == 0 for _, position in node.plan.tensors):
             before = (_visible_clone(target), *args[1:])

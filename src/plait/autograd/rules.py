@@ -43,16 +43,18 @@ class Parameter:
 class ArgumentRule:
     """The rule of one tensor argument, at ``position`` among the positional ones."""
 
-    __slots__ = ("fn", "is_list", "name", "parameters", "position")
+    __slots__ = ("bit", "fn", "is_list", "name", "number", "parameters", "position", "wants_needs")
 
     def __init__(
         self, argument: Argument, position: int, fn: Callable[..., Any], parameters: list[Parameter]
     ) -> None:
+        self.number = self.bit = 0  # given by the rule set
         self.name = argument.name
         self.is_list = argument.type.is_list
         self.position = position
         self.fn = fn
         self.parameters = parameters
+        self.wants_needs = any(p.kind == "needs" for p in parameters)
 
 
 class SavePlan:
@@ -77,12 +79,15 @@ def _of_kind(parameters: Iterable[Parameter], kind: str) -> list[tuple[str, int]
 class RuleSet:
     """All rules of an operator, and the save plans by bit mask of the arguments requiring grad."""
 
-    __slots__ = ("_plans", "has_lists", "op", "rules")
+    __slots__ = ("_plans", "has_lists", "op", "rules", "single_ranges")
 
     def __init__(self, op: Overload, rules: list[ArgumentRule]) -> None:
         self.op = op
         self.rules = rules
         self.has_lists = any(rule.is_list for rule in rules)
+        self.single_ranges = [(i, i + 1) for i in range(len(rules))]
+        for i, rule in enumerate(rules):
+            rule.number, rule.bit = i, 1 << i
         self._plans: dict[int, SavePlan] = {}
 
     def plan(self, mask: int) -> SavePlan:
@@ -92,6 +97,15 @@ class RuleSet:
             active = [rule for i, rule in enumerate(self.rules) if mask >> i & 1]
             plan = self._plans[mask] = SavePlan(active)
         return plan
+
+    def ranges(self, args: tuple[Any, ...]) -> list[tuple[int, int]]:
+        """First and last-plus-one edge of each rule: a list argument has one edge per tensor."""
+        ranges, start = [], 0
+        for rule in self.rules:
+            end = start + (len(args[rule.position] or ()) if rule.is_list else 1)
+            ranges.append((start, end))
+            start = end
+        return ranges
 
 
 def derivatives_of(op: Overload) -> dict[str, Callable[..., Any]] | None:
@@ -113,6 +127,8 @@ def rules_of(op: Overload) -> RuleSet:
         if not argument.type.is_tensor_like:
             continue
         fn = (derivatives or {}).get(argument.name, missing_rule(op, argument.name))
+        if fn is None and op.schema.is_mutable and position == 0:
+            fn = no_gradient  # the written argument keeps its place: the first edge
         if fn is not None:
             rules.append(ArgumentRule(argument, position, fn, _parameters(op, fn)))
     return RuleSet(op, rules)
@@ -128,6 +144,10 @@ def missing_rule(op: Overload, name: str) -> Callable[..., Any]:
         )
 
     return missing
+
+
+def no_gradient() -> None:
+    """The rule of an argument that is declared non-differentiable."""
 
 
 def _parameters(op: Overload, fn: Callable[..., Any]) -> list[Parameter]:

@@ -8,7 +8,7 @@ is unpacked. Knows nodes only by name and number.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plait.base.errors import AutogradError, InplaceError
 from plait.dispatch.state import tls
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plait.autograd.graph import Node
     from plait.tensor.tensor import Tensor
 
-__all__ = ["SavedTensor", "freed_error", "share_trace"]
+__all__ = ["SavedTensor", "freed_error"]
 
 
 class SavedTensor:
@@ -30,12 +30,16 @@ class SavedTensor:
     __slots__ = ("_history", "output_nr", "tensor", "version")
 
     def __init__(self, tensor: Tensor, output_nr: int = -1) -> None:
-        self.version = tensor._version
-        self.output_nr = output_nr
+        storage = tensor._storage
+        self.version = 0 if storage is None else storage.version
         self._history: weakref.ref[Node] | None = None
-        if output_nr < 0:
+        if output_nr < 0 or tls.predispatch is not None:
+            # Under capture results are kept as they are: the tracer ties the result itself to its
+            # value, after us. The cycle lives until the collector comes by, once per capture.
             self.tensor = tensor
+            self.output_nr = -1
             return
+        self.output_nr = output_nr
         self.tensor = shallow_copy(tensor)
         if tensor._view is not None and tensor._grad_fn is not None:
             # Written in place through a view: the view's own node leads to the base's.
@@ -87,15 +91,3 @@ def freed_error(node: Node) -> AutogradError:
         "tensors after they were freed. They are freed by backward() and autograd.grad(); pass "
         "retain_graph=True to the first call if the graph is needed again."
     )
-
-
-def share_trace(result: Any) -> None:
-    """Tell the copy of ``result`` that its node saved which value a tracer has tied it to.
-
-    A tracer above autograd ties a result to its value only after the tape has saved it; it calls
-    this afterwards, so that a backward that is traced finds the value.
-    """
-    node = result._grad_fn
-    for saved in node.saved_results() if hasattr(node, "saved_results") else ():
-        if saved.output_nr == result._output_nr or saved._history is not None:
-            saved.tensor._trace = result._trace

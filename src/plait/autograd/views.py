@@ -204,7 +204,7 @@ class CopySlices(Node):
         assert meta is not None
         if part is None:
             part = arithmetic.zeros(meta)
-        part = arithmetic.conform(part, result_meta(pieces[-1]), self.inner.name(), 0)
+        part = arithmetic.conform(part, result_meta(pieces[-1]), self.inner, 0)
         for whole, (op, args, kwargs) in zip(pieces[-2::-1], reversed(self.steps), strict=True):
             if op.view_inverse is None:
                 raise AutogradError(
@@ -216,10 +216,6 @@ class CopySlices(Node):
 
     def release(self) -> None:
         self.inner.release()
-
-    def saved_results(self) -> Any:
-        """Saved results of the call that wrote (for tracers)."""
-        return self.inner.saved_results() if hasattr(self.inner, "saved_results") else ()
 
 
 def _replayed(op: Any) -> Any:
