@@ -84,18 +84,18 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_epoch_moves_with(change):
     net = Net()
-    before = nn.epoch()
+    before = nn.module_epoch()
     CHANGES[change](net)
-    assert nn.epoch() > before
+    assert nn.module_epoch() > before
 
 
 def test_epoch_stays_when_only_data_change():
     net = Net()
-    before = nn.epoch()
+    before = nn.module_epoch()
     with plait.no_grad():
         net.first.weight.zero_()
     net(plait.ones(1, 4))
-    assert nn.epoch() == before
+    assert nn.module_epoch() == before
 
 
 def test_train_and_eval_reach_everything():

@@ -1,12 +1,12 @@
 """Modules: trees of parameters with a forward function.
 
 Owns `Module`, `Parameter` and the layers. Knows operators and the tape; must not know capture,
-graphs or backends, which see a module by its structure and by `epoch()`.
+graphs or backends, which see a module by its structure and by `module_epoch()`.
 """
 
 from plait.nn import functional
 from plait.nn.layers import GELU, Dropout, LayerNorm, Linear, ReLU, Sequential
-from plait.nn.module import IncompatibleKeys, Module, Parameter, epoch
+from plait.nn.module import IncompatibleKeys, Module, Parameter, module_epoch
 from plait.nn.stateless import functional_call
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Sequential",
-    "epoch",
+    "module_epoch",
     "functional",
     "functional_call",
 ]

@@ -21,7 +21,7 @@ from plait.base.errors import (
 )
 from plait.tensor.tensor import Tensor, shallow_copy
 
-__all__ = ["IncompatibleKeys", "Module", "Parameter", "epoch"]
+__all__ = ["IncompatibleKeys", "Module", "Parameter", "module_epoch"]
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class _Epoch:
 _epoch = _Epoch()
 
 
-def epoch() -> int:
+def module_epoch() -> int:
     """A number that moves whenever some module of this process is changed.
 
     Changed means: an attribute set or deleted, a parameter, buffer or child registered, `train()`
