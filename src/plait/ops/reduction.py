@@ -300,7 +300,7 @@ def _define_logic(name: str, ufunc: np.ufunc) -> None:
     def kernel(self: Array, dim: Any = None, keepdim: bool = False) -> Any:
         truth = self if self.dtype == np.bool_ else self != 0
         if dim == ():
-            return truth
+            return truth.copy()
         return ufunc.reduce(truth, axis=numpy_axes(self, dim), keepdims=keepdim)
 
     def dims_of(self: Tensor, *dim: Any) -> Any:
@@ -449,7 +449,7 @@ def _cumsum_shape(self: Any, dim: int, *, dtype: DType | None = None) -> TensorM
 
 def _cumsum_kernel(self: Array, dim: int, *, dtype: Any, meta: Any) -> Any:
     if not self.ndim:
-        return self
+        return self.copy()
     wide = {dt.float32: np.float64, dt.float16: np.float32, dt.bfloat16: np.float32}
     return np.cumsum(self, axis=dim, dtype=wide.get(meta.dtype, meta.dtype.numpy))
 
