@@ -95,7 +95,6 @@ class CompiledFunction:
         self._lock = threading.RLock()
         self._names = _parameter_names(fn)
         self._forced_eager: str | None = None
-        self._epoch = _epoch_of(fn)
         functools.update_wrapper(self, fn if hasattr(fn, "__name__") else type(fn), updated=())
         if name is not None:
             self.__name__ = name
@@ -171,7 +170,7 @@ class CompiledFunction:
         program = capture(self.fn, args, kwargs, dynamic_dims=self._sizes.is_dynamic)
         captured = time.perf_counter()
         compiled, run = self._lower(program)
-        guards = build_guards(program, self._names, self._epoch)
+        guards = build_guards(program, self._names)
         times = {"capture": captured - started} | getattr(compiled, "times", {})
         times["first compile"] = time.perf_counter() - started
         return Entry(
@@ -240,13 +239,6 @@ def _parameter_names(fn: Any) -> tuple[str, ...]:
         return tuple(inspect.signature(target).parameters)
     except (TypeError, ValueError):
         return ()
-
-
-def _epoch_of(fn: Any) -> Callable[[], int]:
-    """How often some module has changed; modules tell it through ``module_epoch``."""
-    from plait.nn.module import module_epoch
-
-    return module_epoch
 
 
 def _finisher(program: CapturedProgram) -> Callable[[Any], Any]:

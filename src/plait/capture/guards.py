@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from plait.base.epoch import module_changes
 from plait.capture.modules import ModuleState
 from plait.capture.reads import Place
 from plait.capture.signature import Structure, label_of
@@ -103,11 +104,10 @@ class ModuleGuard:
     ``tensors`` holds the parameters and buffers as of the last comparison.
     """
 
-    def __init__(self, program: CapturedProgram, epoch: Callable[[], int]) -> None:
+    def __init__(self, program: CapturedProgram) -> None:
         self.owned = [i.owned for i in program.inputs if i.owned is not None]
         self.state = ModuleState(program.module_roots)
-        self._epoch = epoch
-        self._seen = epoch()
+        self._seen = module_changes.value
         self.tensors: tuple[Tensor, ...] = self._read()
 
     def _read(self) -> tuple[Tensor, ...]:
@@ -115,7 +115,7 @@ class ModuleGuard:
 
     def current(self) -> tuple[Tensor, ...] | None:
         """The program's module tensors, or None if the modules' state differs from the captured."""
-        epoch = self._epoch()
+        epoch = module_changes.value
         if epoch != self._seen:
             if self.state.difference() is not None:
                 return None
@@ -325,8 +325,8 @@ def _tree_flatten(value: Any, spec: Any) -> list[Any] | None:
     return leaves if found == spec else None
 
 
-def build_guards(program: CapturedProgram, names: tuple[str, ...], epoch: Callable[[], int]) -> GuardSet:
-    """The guards of ``program``; ``epoch()`` moves whenever some module changes."""
+def build_guards(program: CapturedProgram, names: tuple[str, ...]) -> GuardSet:
+    """The guards of ``program``; ``names`` are the parameter names of the function, for its texts."""
     builder = _Builder(program, names)
     builder.test(
         f"tls.grad_enabled is {program.grad_enabled}", "grad mode", str(program.grad_enabled), "tls.grad_enabled"
@@ -348,7 +348,7 @@ def build_guards(program: CapturedProgram, names: tuple[str, ...], epoch: Callab
             same = known[id(leaf.value)]
             text = label_of(leaf.access, names)
             builder.test(f"{leaf.access} is {same}", text, "the same tensor as another argument", "'another tensor'")
-    modules = ModuleGuard(program, epoch)
+    modules = ModuleGuard(program)
     _module_steps(builder, modules, program, variables)
     builder.external()
     _captured_steps(builder, program, variables)

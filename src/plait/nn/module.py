@@ -7,11 +7,11 @@ whenever any module is changed through its attributes. Values written *into* a p
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from plait.autograd.grad_mode import no_grad
+from plait.base.epoch import module_changes
 from plait.base.errors import (
     ArgumentTypeError,
     InvalidArgument,
@@ -26,30 +26,13 @@ __all__ = ["IncompatibleKeys", "Module", "Parameter", "module_epoch"]
 T = TypeVar("T")
 
 
-class _Epoch:
-    """A counter of changes to modules. The lock makes sure that no change goes uncounted."""
-
-    __slots__ = ("lock", "value")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.value = 0
-
-    def advance(self) -> None:
-        with self.lock:
-            self.value += 1
-
-
-_epoch = _Epoch()
-
-
 def module_epoch() -> int:
     """A number that moves whenever some module of this process is changed.
 
     Changed means: an attribute set or deleted, a parameter, buffer or child registered, `train()`
     or `eval()` called.
     """
-    return _epoch.value
+    return module_changes.value
 
 
 class Parameter(Tensor):
@@ -138,7 +121,7 @@ class Module:
             self._modules[name] = value
         else:
             own[name] = value
-        _epoch.advance()
+        module_changes.advance()
 
     def __delattr__(self, name: str) -> None:
         for table in (self._parameters, self._buffers, self._modules):
@@ -148,7 +131,7 @@ class Module:
         else:
             object.__delattr__(self, name)
         vars(self)["_transient_buffers"] = self._transient_buffers - {name}
-        _epoch.advance()
+        module_changes.advance()
 
     def __dir__(self) -> list[str]:
         own = (*self._parameters, *self._buffers, *self._modules)
@@ -187,7 +170,7 @@ class Module:
         self._check_optional(name, parameter, Parameter, "to be a parameter")
         self._check_free("_parameters", name)
         self._place("_parameters", name, parameter)
-        _epoch.advance()
+        module_changes.advance()
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Own `tensor`, which is not trained; unless `persistent`, state_dict() leaves it out."""
@@ -196,14 +179,14 @@ class Module:
         self._place("_buffers", name, tensor)
         if not persistent:
             vars(self)["_transient_buffers"] = self._transient_buffers | {name}
-        _epoch.advance()
+        module_changes.advance()
 
     def register_module(self, name: str, module: Module | None) -> None:
         """Own `module` as a child under `name`."""
         self._check_optional(name, module, Module, "to be a module")
         self._check_free("_modules", name)
         self._place("_modules", name, module)
-        _epoch.advance()
+        module_changes.advance()
 
     add_module = register_module
 
@@ -314,7 +297,7 @@ class Module:
         """Set this module and all below to training (or, with False, to evaluation)."""
         for module in self.modules():
             vars(module)["training"] = bool(mode)
-        _epoch.advance()
+        module_changes.advance()
         return self
 
     def eval(self) -> Self:
@@ -325,7 +308,7 @@ class Module:
         """Set `requires_grad` of every parameter."""
         for parameter in self.parameters():
             parameter.requires_grad_(requires_grad)
-        _epoch.advance()
+        module_changes.advance()
         return self
 
     def zero_grad(self) -> None:
