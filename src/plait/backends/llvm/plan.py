@@ -9,11 +9,12 @@ All `Expr` below are over the plan's size symbols, whose values are found as `sy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from plait.backends.llvm.loop.kernel import Kernel
-from plait.symbolic.expr import Expr
+from plait.symbolic.expr import Expr, as_int, const
 
 __all__ = [
     "ArenaRef",
@@ -23,12 +24,14 @@ __all__ = [
     "InputRef",
     "InputSpec",
     "KernelCall",
+    "Lifetime",
     "Operand",
     "OutputRef",
     "OutputSpec",
     "Plan",
     "Step",
     "SymbolSource",
+    "place_temporaries",
 ]
 
 
@@ -148,4 +151,56 @@ class Plan:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-StepKind: TypeAlias = Literal["kernel", "gemm"]
+class Lifetime(NamedTuple):
+    """A temporary: its size in bytes, and the first and last step that touch it."""
+
+    nbytes: Expr
+    first: int
+    last: int
+
+
+def place_temporaries(lifetimes: Sequence[Lifetime]) -> tuple[list[Expr], Expr]:
+    """(byte offset of each temporary, size of the arena); those alive together do not overlap.
+
+    Sizes known now are packed first-fit; symbolic ones follow and share a slot only with temporaries
+    of the same size.
+    """
+    offsets: list[Expr] = [const(0)] * len(lifetimes)
+    order = sorted(range(len(lifetimes)), key=lambda k: -(as_int(lifetimes[k].nbytes) or 0))
+    placed: list[tuple[int, int, Lifetime]] = []
+    for k in order:
+        size = as_int(lifetimes[k].nbytes)
+        if size is not None:
+            start = _first_fit(placed, lifetimes[k], _aligned(size))
+            placed.append((start, start + _aligned(size), lifetimes[k]))
+            offsets[k] = const(start)
+    end: Expr = const(max((stop for _, stop, _ in placed), default=0))
+    slots: list[tuple[Expr, Expr, list[Lifetime]]] = []
+    for k, life in enumerate(lifetimes):
+        if as_int(life.nbytes) is not None:
+            continue
+        slot = next((s for s in slots if s[1] is life.nbytes and _is_free(s[2], life)), None)
+        if slot is None:
+            slot = (end, life.nbytes, [])
+            slots.append(slot)
+            end = end + (life.nbytes + 63) // 64 * 64
+        slot[2].append(life)
+        offsets[k] = slot[0]
+    return offsets, end
+
+
+def _aligned(size: int) -> int:
+    return max(-(-size // 64) * 64, 64)
+
+
+def _is_free(users: Sequence[Lifetime], life: Lifetime) -> bool:
+    return all(u.last < life.first or life.last < u.first for u in users)
+
+
+def _first_fit(placed: Sequence[tuple[int, int, Lifetime]], life: Lifetime, size: int) -> int:
+    start = 0
+    for low, high, _ in sorted(p[:2] + (0,) for p in placed if not _is_free([p[2]], life)):
+        if start + size <= low:
+            break
+        start = max(start, high)
+    return start

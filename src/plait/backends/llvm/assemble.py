@@ -1,0 +1,172 @@
+"""From a scheduled graph to a plan: steps bound to inputs, outputs and the arena.
+
+Must not know operators or LLVM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plait.backends.llvm.build import BuiltKernel, build_kernel
+from plait.backends.llvm.loop.indexing import ONE, ZERO
+from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
+from plait.backends.llvm.lowering.stage import Stage
+from plait.backends.llvm.plan import (
+    ArenaRef,
+    Binding,
+    Gemm,
+    InputRef,
+    InputSpec,
+    KernelCall,
+    Lifetime,
+    Operand,
+    OutputRef,
+    OutputSpec,
+    Plan,
+    Step,
+    SymbolSource,
+    place_temporaries,
+)
+from plait.backends.llvm.schedule import Group, Schedule, linear_layout
+from plait.symbolic.expr import Expr, symbol
+
+__all__ = ["Assembled", "Interface", "assemble"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What the caller passes and gets: input stages by position, and stages that become outputs."""
+
+    name: str
+    inputs: tuple[InputSpec, ...]
+    symbols: tuple[SymbolSource, ...]
+    input_stages: dict[Stage, int]
+    output_stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A plan, and what each kernel of it computes."""
+
+    plan: Plan
+    built: tuple[BuiltKernel | Gemm, ...]
+
+
+def assemble(schedule: Schedule, interface: Interface) -> Assembled:
+    """Build every group and bind buffers."""
+    parts = [_build(group, schedule) for group in schedule.groups]
+    bindings = _Bindings(schedule, interface, parts)
+    steps: list[Step] = []
+    for part in parts:
+        if isinstance(part, BuiltKernel):
+            steps.append(bindings.kernel(part))
+        else:
+            steps.append(bindings.gemm(part))
+    plan = Plan(
+        interface.name,
+        interface.inputs,
+        tuple(_output_spec(stage) for stage in interface.output_stages),
+        interface.symbols,
+        tuple(steps),
+        bindings.arena_bytes,
+    )
+    built = tuple(
+        part if isinstance(part, BuiltKernel) else step for part, step in zip(parts, steps)
+    )
+    return Assembled(plan, built)  # type: ignore[arg-type]
+
+
+def _output_spec(stage: Stage) -> OutputSpec:
+    return OutputSpec(stage.name, stage.dtype, stage.shape, stage.strides)
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """A gemm stage with its operands as strided memory of stored stages."""
+
+    stage: Stage
+    operands: tuple[tuple[Stage, tuple[Expr, ...], Expr], ...]
+
+
+def _build(group: Group, schedule: Schedule) -> BuiltKernel | _Product:
+    if group.units[0].kind != "gemm":
+        return build_kernel(group, schedule)
+    stage = group.units[0].stage
+    found = []
+    for operand in stage.inputs:
+        layout = linear_layout(operand, schedule.realised)
+        assert layout is not None
+        found.append(layout)
+    return _Product(stage, tuple(found))
+
+
+def _touched(part: BuiltKernel | _Product) -> list[Stage]:
+    if isinstance(part, BuiltKernel):
+        return list(part.buffers)
+    return [part.stage, *(root for root, _, _ in part.operands)]
+
+
+class _Bindings:
+    """Where every stored stage lives."""
+
+    def __init__(
+        self, schedule: Schedule, interface: Interface, parts: Sequence[BuiltKernel | _Product]
+    ) -> None:
+        self.places: dict[Stage, Binding] = {}
+        for stage, position in interface.input_stages.items():
+            self.places[stage] = InputRef(position, ZERO)
+        for position, stage in enumerate(interface.output_stages):
+            self.places[stage] = OutputRef(position, ZERO)
+        lives: dict[Stage, tuple[int, int]] = {}
+        for number, part in enumerate(parts):
+            for stage in _touched(part):
+                if stage not in self.places:
+                    lives[stage] = (lives.get(stage, (number, number))[0], number)
+        lifetimes = [
+            Lifetime(stage.numel * NUMPY_DTYPES[stage.dtype].itemsize, *lives[stage])
+            for stage in lives
+        ]
+        offsets, self.arena_bytes = place_temporaries(lifetimes)
+        for stage, offset in zip(lives, offsets):
+            self.places[stage] = ArenaRef(offset)
+
+    def kernel(self, part: BuiltKernel) -> KernelCall:
+        """A bound kernel."""
+        return KernelCall(
+            part.kernel,
+            tuple(self.places[stage] for stage in part.buffers),
+            tuple(symbol(name) for name in part.sizes),
+            part.checks,
+            part.kernel.name,
+            part.fused,
+        )
+
+    def gemm(self, part: _Product) -> Gemm:
+        """A bound product."""
+        stage = part.stage
+        (a, a_strides, a_offset), (b, b_strides, b_offset) = part.operands
+        left, right = stage.inputs
+        return Gemm(
+            stage.dtype,
+            stage.shape[:-2],
+            stage.shape[-2],
+            stage.shape[-1],
+            left.shape[-1],
+            self._operand(a, a_strides, a_offset),
+            self._operand(b, b_strides, b_offset),
+            self._operand(stage, stage.strides, ZERO),
+            name=stage.name,
+        )
+
+    def _operand(self, root: Stage, strides: tuple[Expr, ...], offset: Expr) -> Operand:
+        place = self.places[root]
+        if isinstance(place, ArenaRef):
+            itemsize = NUMPY_DTYPES[root.dtype].itemsize
+            place = ArenaRef(place.offset + offset * itemsize)
+        else:
+            place = place._replace(offset=place.offset + offset)
+        return Operand(place, strides[-2], strides[-1], strides[:-2])
+
+
+_ = ONE

@@ -1,0 +1,302 @@
+"""The backend's front door: a graph in, a callable over tensors out.
+
+Splits the graph where operators cannot be lowered (each such call is recorded with its reason and runs
+eagerly between native segments), schedules and plans each segment, and hands plans to native code or to
+the interpreter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plait.backends.llvm.assemble import Assembled, Interface, assemble
+from plait.backends.llvm.build import BuiltKernel
+from plait.backends.llvm.decompose import Lowered, lower_graph
+from plait.backends.llvm.execute import InterpretedEntry
+from plait.backends.llvm.loop.indexing import dense_or_contiguous
+from plait.backends.llvm.loop.printer import print_kernel
+from plait.backends.llvm.lowering.context import meta_of, sizes
+from plait.backends.llvm.lowering.stage import Stage, root_of
+from plait.backends.llvm.plan import Check, Gemm, InputSpec, KernelCall, Plan, SymbolSource
+from plait.backends.llvm.schedule import Schedule, linear_layout, schedule
+from plait.backends.llvm.segments import Segment, split
+from plait.base.errors import IndexOutOfRange, InvalidArgument
+from plait.base.log import record
+from plait.ir.graph import Graph, IntType, Value
+from plait.symbolic.expr import Expr
+from plait.tensor.layout import Layout
+from plait.tensor.tensor import Tensor, wrap, wrap_view
+
+__all__ = ["CompiledGraph", "KernelInfo", "Program", "compile_graph"]
+
+Result = Callable[[Sequence[Any], Sequence[Tensor]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """One step of a compiled graph, for people."""
+
+    name: str
+    kind: str
+    ops: tuple[str, ...]
+    """Operators fused into it."""
+    values: tuple[str, ...]
+    """Graph values it computes."""
+    reasons: tuple[str, ...]
+    """Why those values have a buffer."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {', '.join(self.ops)} -> {', '.join(self.values)}"
+
+
+def compile_graph(graph: Graph, options: Mapping[str, Any] | None = None) -> CompiledGraph:
+    """Compile a functional graph. options: execute = "native" (default) or "interpret"."""
+    options = dict(options or {})
+    execute = options.pop("execute", "native")
+    if execute not in ("native", "interpret") or options:
+        raise InvalidArgument(
+            f"llvm: options {options or execute!r} cannot be used; expected execute='native' or "
+            "'interpret'."
+        )
+    lowered = lower_graph(graph)
+    if not lowered.unsupported:
+        program = Program(graph, lowered, execute)
+        return CompiledGraph(graph, [program], program)
+    for node, reason in lowered.unsupported.items():
+        record("fallback", reason, operator=node.op.qualname, result=str(node), graph=graph.name)
+    segments = split(graph, set(lowered.unsupported))
+    runner = _Segmented(graph, segments, execute)
+    return CompiledGraph(graph, runner.programs, runner)
+
+
+class CompiledGraph:
+    """A compiled graph: call it with flat inputs (tensors, and ints where the graph has ints)."""
+
+    def __init__(self, graph: Graph, programs: list[Program], run: Callable[..., Any]) -> None:
+        self.graph = graph
+        self.programs = programs
+        self._run = run
+
+    def __call__(self, *inputs: Any) -> list[Any]:
+        """The graph's outputs."""
+        outputs: list[Any] = self._run(*inputs)
+        return outputs
+
+    @property
+    def kernels(self) -> list[KernelInfo]:
+        """Its kernels and matrix products, in order."""
+        return [info for program in self.programs for info in program.kernels]
+
+    def listing(self, kind: str = "loop") -> str:
+        """Its text: kind "graph", "loop", "llvm" or "asm"."""
+        if kind == "graph":
+            return str(self.graph)
+        if kind == "loop":
+            return "\n".join(program.loops() for program in self.programs)
+        if kind not in ("llvm", "asm"):
+            raise InvalidArgument(
+                f"listing: argument 'kind' is {kind!r}; expected 'graph', 'loop', 'llvm' or 'asm'."
+            )
+        return "\n".join(str(program.entry.listing(kind)) for program in self.programs)
+
+
+class Program:
+    """One graph without fallbacks: its plan, its entry, and how results come out of it."""
+
+    def __init__(self, graph: Graph, lowered: Lowered, execute: str) -> None:
+        self.graph = graph
+        self.results = _Results(graph, lowered)
+        outputs = self.results.stages
+        self.schedule: Schedule = schedule(outputs)
+        self.assembled: Assembled = assemble(self.schedule, _interface(graph, lowered, outputs))
+        self.plan: Plan = self.assembled.plan
+        self.entry: Any = _entry(self.plan, execute)
+        self.makers = self.results.makers(self.plan)
+
+    def __call__(self, *inputs: Any) -> list[Any]:
+        """Run on flat inputs."""
+        arrays = [x._array if isinstance(x, Tensor) else int(x) for x in inputs]
+        fresh = [wrap(array) for array in self.entry(*arrays)]
+        return [make(inputs, fresh) for make in self.makers]
+
+    @property
+    def kernels(self) -> list[KernelInfo]:
+        """What each step computes."""
+        return [self._info(part) for part in self.assembled.built]
+
+    def _info(self, part: BuiltKernel | Gemm) -> KernelInfo:
+        if isinstance(part, Gemm):
+            return KernelInfo(part.name, "gemm", ("gemm",), (part.name,), ("a matrix product",))
+        reasons = {s.name: r for s, r in self.schedule.reasons.items()}
+        why = tuple(reasons[s.name] for s in part.buffers if s.name in reasons)
+        return KernelInfo(part.kernel.name, "kernel", part.ops, part.fused, why)
+
+    def loops(self) -> str:
+        """Kernels in the loop IR, each with the values it computes; products as one line."""
+        lines = []
+        for step in self.plan.steps:
+            if isinstance(step, KernelCall):
+                lines.append(f"# {', '.join(step.fused)}\n{print_kernel(step.kernel)}")
+            else:
+                sizes_ = f"{step.m} x {step.n} x {step.k}"
+                batch = f" (batch {', '.join(map(str, step.batch))})" if step.batch else ""
+                lines.append(f"# {step.name}\ngemm {sizes_}{batch} {step.dtype}\n")
+        return "\n".join(lines)
+
+
+def raise_check(check: Check) -> None:
+    """Raise the error of a failed run-time check."""
+    where = f" Called at {check.source}." if check.source else ""
+    raise IndexOutOfRange(f"{check.message}{where}")
+
+
+def _entry(plan: Plan, execute: str) -> Any:
+    if execute == "interpret":
+        return InterpretedEntry(plan, raise_check)
+    from plait.backends.llvm.native.entry import build_entry
+
+    return build_entry(plan, raise_check)
+
+
+def _interface(graph: Graph, lowered: Lowered, outputs: Sequence[Stage]) -> Interface:
+    specs = []
+    for value in graph.inputs:
+        if isinstance(value.type, IntType):
+            specs.append(InputSpec(value.name, "int", (), ()))
+        else:
+            meta, stage = meta_of(value), lowered.stages[value]
+            specs.append(InputSpec(value.name, stage.dtype, stage.shape, sizes(meta.strides)))
+    sources = graph.symbol_sources().items()
+    symbols = tuple(SymbolSource(name, at, dim) for name, (at, dim) in sources)
+    positions = {
+        lowered.stages[value]: k
+        for k, value in enumerate(graph.inputs)
+        if not isinstance(value.type, IntType)
+    }
+    return Interface(graph.name, tuple(specs), symbols, positions, tuple(outputs))
+
+
+class _Results:
+    """How every output of a graph is obtained: from an input, a fresh buffer, a view, a size."""
+
+    def __init__(self, graph: Graph, lowered: Lowered) -> None:
+        self.graph = graph
+        self.lowered = lowered
+        self.stages: list[Stage] = []
+        """Stages that the plan writes as outputs."""
+        self.sources: list[tuple[str, Any]] = [self._source(item) for item in graph.outputs]
+
+    def _source(self, item: Any) -> tuple[str, Any]:
+        if not isinstance(item, Value):
+            return ("size", item) if isinstance(item, Expr) else ("constant", item)
+        if item in self.graph.inputs:
+            return "input", self.graph.inputs.index(item)
+        if isinstance(item.type, IntType):
+            return "size", item.type.expr
+        stage, meta = self.lowered.stages[item], meta_of(item)
+        strides = sizes(meta.strides)
+        if stage.kind == "view":
+            found = self._view(stage, strides)
+            if found is not None:
+                return found
+            stage.strides = dense_or_contiguous(stage.shape, strides)
+        return "fresh", self._output(stage)
+
+    def _output(self, stage: Stage) -> int:
+        if stage not in self.stages:
+            self.stages.append(stage)
+        return self.stages.index(stage)
+
+    def _view(self, stage: Stage, strides: tuple[Expr, ...]) -> tuple[str, Any] | None:
+        """A view of an input or of a whole computed buffer, where its strides are the wanted ones."""
+        layout = linear_layout(stage, set())
+        if layout is None:
+            return None
+        root, found, offset = layout
+        if not _same_strides(found, strides, stage.shape):
+            return None
+        if root.kind == "input":
+            inputs = [self.lowered.stages.get(value) for value in self.graph.inputs]
+            return "input view", (inputs.index(root), stage.shape, strides, offset)
+        if root.numel is not stage.numel and dense_or_contiguous(stage.shape, strides) == strides:
+            return None
+        return "view", (self._output(root), stage.shape, strides, offset)
+
+    def makers(self, plan: Plan) -> list[Result]:
+        """One function per output, of the inputs and the fresh tensors."""
+        return [_maker(kind, detail, plan.symbols) for kind, detail in self.sources]
+
+
+def _same_strides(found: Sequence[Expr], wanted: Sequence[Expr], shape: Sequence[Expr]) -> bool:
+    return all(a is b or str(size) == "1" for a, b, size in zip(found, wanted, shape))
+
+
+def _maker(kind: str, detail: Any, symbols: Sequence[SymbolSource]) -> Result:
+    if kind == "constant":
+        return lambda inputs, fresh: detail
+    if kind == "input":
+        return lambda inputs, fresh: inputs[detail]
+    if kind == "fresh":
+        return lambda inputs, fresh: fresh[detail]
+
+    def value(expr: Expr, inputs: Sequence[Any]) -> int:
+        known = {
+            s.name: int(inputs[s.input] if s.dim is None else inputs[s.input].shape[s.dim])
+            for s in symbols
+        }
+        return expr.evaluate(known)
+
+    if kind == "size":
+        return lambda inputs, fresh: value(detail, inputs)
+    position, shape, strides, offset = detail
+
+    def make(inputs: Sequence[Any], fresh: Sequence[Tensor]) -> Tensor:
+        base = inputs[position] if kind == "input view" else fresh[position]
+        start = value(offset, inputs) + base.storage_offset()
+        layout = Layout(
+            tuple(value(size, inputs) for size in shape),
+            tuple(value(stride, inputs) for stride in strides),
+            start,
+        )
+        return wrap_view(base, layout)
+
+    return make
+
+
+class _Segmented:
+    """Native segments and eager calls in turn, over an environment of values."""
+
+    def __init__(self, graph: Graph, segments: Sequence[Segment], execute: str) -> None:
+        self.graph = graph
+        self.steps: list[tuple[Callable[..., Any], Segment]] = []
+        self.programs: list[Program] = []
+        for segment in segments:
+            run: Callable[..., Any] = segment.run_eagerly
+            if segment.graph is not None:
+                program = Program(segment.graph, lower_graph(segment.graph), execute)
+                self.programs.append(program)
+                run = program
+            self.steps.append((run, segment))
+
+    def __call__(self, *inputs: Any) -> list[Any]:
+        """Run every segment."""
+        values: dict[Value, Any] = dict(zip(self.graph.inputs, inputs))
+        symbols = {
+            name: inputs[at] if dim is None else inputs[at].shape[dim]
+            for name, (at, dim) in self.graph.symbol_sources().items()
+        }
+        for run, segment in self.steps:
+            arguments = [values[value] for value in segment.inputs]
+            arguments += [symbols[name] for name in segment.symbols]
+            values.update(zip(segment.outputs, run(*arguments)))
+        return [self._output(item, values, symbols) for item in self.graph.outputs]
+
+    def _output(self, item: Any, values: Mapping[Value, Any], symbols: Mapping[str, int]) -> Any:
+        if isinstance(item, Value):
+            return values[item]
+        return item.evaluate(symbols) if isinstance(item, Expr) else item
+
+
+_ = root_of

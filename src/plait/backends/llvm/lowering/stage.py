@@ -1,0 +1,167 @@
+"""Stages: what one value of a graph computes, as a function of its indices.
+
+Lowering turns every graph value into a stage; scheduling decides which stages become buffers and which
+are computed where they are read. A stage never says where it is stored. Must not know operators.
+
+| kind | meaning |
+|---|---|
+| input | memory given by the caller |
+| map | `body(read, index)` is the element at `index` |
+| view | the element of `inputs[0]` at `remap(index)`: index arithmetic only |
+| reduce | `inputs[0]` reduced over `dims` (removed from the shape) |
+| gemm | batched matrix product of `inputs[0]` and `inputs[1]` |
+| assemble | a buffer written piece by piece (cat, scatter) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from plait.backends.llvm.loop.builder import DynamicIndex
+from plait.backends.llvm.loop.indexing import contiguous, dense_order
+from plait.backends.llvm.loop.terms import Term
+from plait.backends.llvm.plan import Check
+from plait.symbolic.expr import Expr, product
+
+__all__ = ["DEAR", "Body", "Index", "NotIndexable", "Piece", "Reader", "Stage", "root_of"]
+
+Shape = tuple[Expr, ...]
+Index = tuple["Expr | DynamicIndex", ...]
+Kind = Literal["input", "map", "view", "reduce", "gemm", "assemble"]
+
+DEAR = 8  # cost of a transcendental function, where an addition is 1
+
+
+class NotIndexable(Exception):
+    """A value cannot be computed at an index known only at run time: `stage` must be in memory."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage.name)
+        self.stage = stage
+
+
+class Reader(Protocol):
+    """Hands a body the elements of other stages; decides between loading and computing."""
+
+    def __call__(self, stage: Stage, index: Index, mask: Term | None = None) -> Term:
+        """The element of `stage` at `index`; only needed where `mask` holds."""
+
+    def check(self, failure: Check) -> int:
+        """A code of the kernel that reports `failure`."""
+
+
+Body = Callable[[Reader, Index], Term]
+
+
+class Piece(NamedTuple):
+    """One write of an assembled stage: every element of `source` goes to `place` of its index."""
+
+    source: Stage
+    place: Callable[[Reader, Index], Index]
+    kind: Literal["set", "add"] = "set"
+    reads: tuple[Stage, ...] = ()
+    """Stages that `place` reads."""
+
+
+class Stage:
+    """One value. `strides` are those it gets when it is stored (dense)."""
+
+    __slots__ = (
+        "alpha",
+        "body",
+        "cost",
+        "dims",
+        "dtype",
+        "inputs",
+        "kind",
+        "name",
+        "op",
+        "pieces",
+        "ragged",
+        "reduction",
+        "remap",
+        "shape",
+        "strides",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        name: str,
+        op: str,
+        shape: Sequence[Expr],
+        dtype: str,
+        inputs: Sequence[Stage] = (),
+        *,
+        strides: Sequence[Expr] | None = None,
+        cost: int = 1,
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.op = op
+        self.shape: Shape = tuple(shape)
+        self.dtype = dtype
+        self.inputs = tuple(inputs)
+        self.strides: Shape = contiguous(self.shape) if strides is None else tuple(strides)
+        self.cost = cost
+        self.body: Body | None = None
+        self.remap: Callable[[Index], Index] | None = None
+        self.reduction = ""
+        self.dims: tuple[int, ...] = ()
+        self.ragged: tuple[int, Callable[[Index], Expr]] | None = None
+        self.pieces: tuple[Piece, ...] = ()
+        self.alpha = 1.0
+
+    @property
+    def numel(self) -> Expr:
+        """Number of elements."""
+        return product(self.shape)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Dimensions from slowest to fastest in memory."""
+        return dense_order(self.shape, self.strides)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(map(str, self.shape))
+        return f"<{self.kind} {self.name}: {self.dtype}[{sizes}] {self.op}>"
+
+
+def map_stage(
+    name: str,
+    op: str,
+    shape: Sequence[Expr],
+    dtype: str,
+    inputs: Sequence[Stage],
+    body: Body,
+    *,
+    strides: Sequence[Expr] | None = None,
+    cost: int = 1,
+) -> Stage:
+    """An elementwise computation."""
+    stage = Stage("map", name, op, shape, dtype, inputs, strides=strides, cost=cost)
+    stage.body = body
+    return stage
+
+
+def view_stage(
+    name: str,
+    op: str,
+    shape: Sequence[Expr],
+    source: Stage,
+    remap: Callable[[Index], Index],
+    *,
+    strides: Sequence[Expr] | None = None,
+) -> Stage:
+    """Another way to index `source`."""
+    stage = Stage("view", name, op, shape, source.dtype, (source,), strides=strides, cost=0)
+    stage.remap = remap
+    return stage
+
+
+def root_of(stage: Stage) -> Stage:
+    """The stage under any views."""
+    while stage.kind == "view":
+        stage = stage.inputs[0]
+    return stage

@@ -1,0 +1,557 @@
+"""Scheduling: which stages are stored, and which stored stages share a kernel.
+
+A *unit* is one stored computation: a map, a reduction, a piece of an assembled buffer, or a matrix
+product. Units are probed for what they read and at which flat positions; units that walk the same
+space, and read each other only where they stand, are put in one *group*, which becomes one kernel.
+Must not know operators, terms' meaning, or LLVM.
+
+Note [Aligned reads]. Let u read v. Both have a flat position in their own memory order. If v is a row
+statistic of the group, u must read it at its row; if v is an element of the full space, at its own
+flat position. Positions are canonical integer expressions, so the test is identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from plait.backends.llvm.evaluate import Evaluator
+from plait.backends.llvm.loop.builder import DynamicIndex
+from plait.backends.llvm.loop.indexing import (
+    ONE,
+    ZERO,
+    contiguous,
+    dense_or_contiguous,
+    flatten,
+    linear_coefficients,
+    refine,
+)
+from plait.backends.llvm.loop.terms import Axis
+from plait.backends.llvm.lowering.stage import Index, NotIndexable, Piece, Stage, root_of
+from plait.symbolic.expr import Expr, as_int, product
+
+__all__ = ["Group", "Schedule", "Unit", "linear_layout", "schedule"]
+
+CHEAP = 4  # a map of this inline cost is recomputed rather than stored when read twice
+DEEP = 24  # maps computed inside each other: a bound on recursion, not on fusion
+UnitKind = Literal["map", "row", "column", "scatter", "gemm"]
+
+
+@dataclass(eq=False, slots=True)
+class Unit:
+    """One stored computation and what it reads."""
+
+    stage: Stage
+    """The stage whose elements are computed (for a piece: its source)."""
+    target: Stage
+    """The stage whose buffer is written."""
+    kind: UnitKind
+    piece: Piece | None = None
+    order: tuple[int, ...] = ()
+    dims: tuple[Expr, ...] = ()
+    """Extents of the points, slowest first in memory."""
+    inner: tuple[Expr, ...] = ()
+    """Extents reduced over, slowest first."""
+    axes: tuple[Axis, ...] = ()
+    reads: dict[Stage, list[Expr | None]] = field(default_factory=dict)
+    """Stored stages read, with the flat positions in their memory; None: a computed position."""
+    flat: Expr = ZERO
+    """Flat position of a point."""
+    full: Expr = ZERO
+    """Flat position in the space including what is reduced over."""
+
+    @property
+    def points(self) -> Expr:
+        """Number of points."""
+        return product(self.dims)
+
+    @property
+    def space(self) -> Expr:
+        """Number of points including what is reduced over."""
+        return product((*self.dims, *self.inner))
+
+
+class Group:
+    """Units that become one kernel (or one product)."""
+
+    __slots__ = ("ancestors", "deps", "number", "units")
+
+    def __init__(self, number: int, unit: Unit) -> None:
+        self.number = number
+        self.units = [unit]
+        self.deps: set[int] = set()
+        self.ancestors: set[int] = set()
+
+    @property
+    def stages(self) -> set[Stage]:
+        """What the group computes."""
+        return {unit.stage for unit in self.units}
+
+    @property
+    def reductions(self) -> list[Unit]:
+        """Its reducing units."""
+        return [u for u in self.units if u.kind in ("row", "column")]
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The groups in an order in which they can run, what is stored, and why."""
+
+    groups: list[Group]
+    stored: set[Stage]
+    """Stages that occupy a buffer."""
+    realised: set[Stage]
+    """Stages computed by a unit (a superset of `stored`)."""
+    reasons: dict[Stage, str]
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def linear_layout(stage: Stage, is_root: set[Stage]) -> tuple[Stage, tuple[Expr, ...], Expr] | None:
+    """(root, strides, offset) of a stage as strided memory of the first root under its views."""
+    index: Index = tuple(
+        Axis(f"d{k}", size).symbol if size is not ONE else ZERO for k, size in enumerate(stage.shape)
+    )
+    symbols = [i for i in index]
+    while stage.kind == "view" and stage not in is_root:
+        assert stage.remap is not None
+        index = stage.remap(index)
+        stage = stage.inputs[0]
+    offset = ZERO
+    for position, stride in zip(index, stage.strides, strict=True):
+        offset = offset + position * stride  # type: ignore[operator]
+    moving = [s for s in symbols if s is not ZERO]
+    linear = linear_coefficients(offset, moving)  # type: ignore[arg-type]
+    if linear is None:
+        return None
+    rest = iter(linear[0])
+    return stage, tuple(ZERO if s is ZERO else next(rest) for s in symbols), linear[1]
+
+
+def blas_ready(strides: tuple[Expr, ...], shape: tuple[Expr, ...]) -> bool:
+    """Whether BLAS can read a matrix with these strides in place."""
+    (rows, columns), (row, column) = shape[-2:], strides[-2:]
+    if column is ONE or columns is ONE:
+        return row is not ZERO or rows is ONE
+    return (row is ONE or rows is ONE) and column is not ZERO
+
+
+# ---------------------------------------------------------------- what is stored
+
+
+def topological(roots: Iterable[Stage]) -> list[Stage]:
+    """Every stage under `roots`, inputs before users."""
+    order: list[Stage] = []
+    done: set[Stage] = set()
+    stack: list[tuple[Stage, bool]] = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        stage, ready = stack.pop()
+        if ready:
+            order.append(stage)
+        elif stage not in done:
+            done.add(stage)
+            stack.append((stage, True))
+            stack.extend((s, False) for s in reversed(stage.inputs) if s not in done)
+    return order
+
+
+class _Storage:
+    """Decides which stages are computed by units of their own."""
+
+    def __init__(self, stages: list[Stage], outputs: Iterable[Stage]) -> None:
+        self.stages = stages
+        self.realised: set[Stage] = set()
+        self.reasons: dict[Stage, str] = {}
+        self.inline_cost: dict[Stage, int] = {}
+        self.inline_depth: dict[Stage, int] = {}
+        self.users = self._users()
+        for stage in outputs:
+            self.realise(stage, "an output")
+        for stage in stages:
+            self._mandatory(stage)
+        for stage in stages:
+            self._optional(stage)
+
+    def realise(self, stage: Stage, reason: str) -> None:
+        """Give `stage` a unit."""
+        if stage.kind != "input" and stage not in self.realised:
+            if stage.kind == "view":
+                stage.strides = dense_or_contiguous(stage.shape, stage.strides)
+            self.realised.add(stage)
+            self.reasons[stage] = reason
+
+    def _users(self) -> dict[Stage, list[Stage]]:
+        users: dict[Stage, list[Stage]] = {stage: [] for stage in self.stages}
+        for stage in self.stages:
+            if stage.kind != "view":
+                for source in dict.fromkeys(map(root_of, stage.inputs)):
+                    users[source].append(stage)
+        return users
+
+    def _mandatory(self, stage: Stage) -> None:
+        if stage.kind in ("reduce", "gemm", "assemble"):
+            self.realise(stage, f"a {stage.kind}")
+        if stage.kind == "gemm":
+            for operand in stage.inputs:
+                self._operand(operand)
+
+    def _operand(self, operand: Stage) -> None:
+        found = linear_layout(operand, self.realised)
+        if found is not None and blas_ready(found[1], operand.shape):
+            self.realise(found[0], "read by a matrix product")
+        else:
+            operand.strides = contiguous(operand.shape)
+            self.realise(operand, "copied for a matrix product")
+
+    def _optional(self, stage: Stage) -> None:
+        """A map is stored when recomputing it where it is read would cost more."""
+        if stage.kind != "map":
+            return
+        below = [root_of(source) for source in stage.inputs]
+        cost = stage.cost + sum(self.inline_cost.get(s, 0) for s in dict.fromkeys(below))
+        users = self.users[stage]
+        if stage in self.realised:
+            return
+        if len(users) > 1 and (cost > CHEAP or self._memory_reads(stage) > 1):
+            self.realise(stage, f"read by {len(users)} computations")
+        elif cost >= CHEAP and any(_repeats(stage, user) for user in users):
+            self.realise(stage, "read many times by one computation")
+        elif self._depth(below) > DEEP:
+            self.realise(stage, "a long chain")
+        else:
+            self.inline_cost[stage] = cost
+            self.inline_depth[stage] = self._depth(below)
+
+    def _depth(self, below: list[Stage]) -> int:
+        return 1 + max((self.inline_depth.get(s, 0) for s in below), default=0)
+
+    def _memory_reads(self, stage: Stage) -> int:
+        """How many tensors as large as `stage` are read to compute it."""
+        found: set[Stage] = set()
+        stack = list(stage.inputs)
+        while stack:
+            source = stack.pop()
+            if source.kind == "view" or (source.kind == "map" and source not in self.realised):
+                stack.extend(source.inputs)
+            elif source.numel is stage.numel:
+                found.add(source)
+        return len(found)
+
+
+def _repeats(stage: Stage, user: Stage) -> bool:
+    """Whether `user` walks more points than `stage` has."""
+    if user.kind == "assemble":
+        return False
+    space = user.inputs[0].numel if user.kind == "reduce" else user.numel
+    return space is not stage.numel
+
+
+# ---------------------------------------------------------------- units
+
+
+class _Scheduler:
+    def __init__(self, storage: _Storage) -> None:
+        self.storage = storage
+        self.groups: dict[int, Group] = {}
+        self.home: dict[Stage, list[Unit]] = {}
+        self.group_of: dict[Unit, int] = {}
+        self.readers: dict[Stage, list[int]] = {}
+
+    def units_of(self, stage: Stage) -> list[Unit]:
+        """The units that write the buffer of a realised stage."""
+        if stage.kind == "gemm":
+            unit = Unit(stage, stage, "gemm")
+            for operand in stage.inputs:
+                unit.reads.setdefault(self._stored_root(operand), [None])
+            return [unit]
+        if stage.kind == "assemble":
+            return [self._probe(Unit(p.source, stage, _piece_kind(p), p)) for p in stage.pieces]
+        kind: UnitKind = "map"
+        if stage.kind == "reduce":
+            kind = "row" if reduces_rows(stage) else "column"
+        return [self._probe(Unit(stage, stage, kind))]
+
+    def _stored_root(self, stage: Stage) -> Stage:
+        while stage.kind == "view" and stage not in self.storage.realised:
+            stage = stage.inputs[0]
+        return stage
+
+    def _probe(self, unit: Unit) -> Unit:
+        """Fill in the space that a unit walks and what it reads there."""
+        stage, realised = unit.stage, self.storage.realised
+        unit.order = stage.order
+        unit.dims = tuple(stage.shape[d] for d in unit.order)
+        unit.axes = tuple(Axis(f"p{k}", size) for k, size in enumerate(unit.dims))
+        symbols = tuple(ZERO if a.extent is ONE else a.symbol for a in unit.axes)
+        unit.flat = unit.full = flatten(symbols, unit.dims)
+
+        def on_load(read: Stage, index: Index) -> None:
+            unit.reads.setdefault(read, []).append(flat_position(read, index))
+
+        reader = Evaluator(lambda s: s.kind == "input" or s in realised, on_load)
+        index = tuple(symbols[unit.order.index(d)] for d in range(len(stage.shape)))
+        reader.compute(stage, index)
+        if unit.piece is not None:
+            unit.piece.place(reader, index)
+        if stage.kind == "reduce":
+            self._inner(unit, reader, index)
+        for read, positions in unit.reads.items():
+            unit.reads[read] = list(dict.fromkeys(positions))
+        return unit
+
+    def _inner(self, unit: Unit, reader: Evaluator, index: Index) -> None:
+        stage = unit.stage
+        source = stage.inputs[0]
+        axes = dict(zip(stage.dims, reader.reduce_axes(stage, index)))
+        order = [d for d in source.order if d in axes]
+        unit.inner = tuple(source.shape[d] for d in order)
+        if stage.ragged is None:
+            symbols = [ZERO if axes[d].extent is ONE else axes[d].symbol for d in order]
+            unit.full = unit.flat * product(unit.inner) + flatten(symbols, unit.inner)
+        else:
+            unit.full = Axis("ragged", ONE).symbol
+
+    # ------------------------------------------------------------ grouping
+
+    def place(self, unit: Unit) -> None:
+        """Put a unit in a group of its own, then join it with groups that it fits."""
+        number = len(self.group_of)
+        group = self.groups[number] = Group(number, unit)
+        self.group_of[unit] = number
+        self.home.setdefault(unit.target, []).append(unit)
+        for read in unit.reads:
+            for producer in self.home.get(read, ()):
+                if producer is not unit:
+                    group.deps.add(self.group_of[producer])
+        if unit.piece is not None and unit.kind == "scatter":
+            group.deps |= {self.group_of[u] for u in self.home[unit.target] if u is not unit}
+        for dep in group.deps:
+            group.ancestors |= {dep, *self.groups[dep].ancestors}
+        for candidate in self._candidates(unit, group):
+            if candidate in self.groups and candidate != self.group_of[unit]:
+                self._try_join(self.group_of[unit], candidate)
+        for read in unit.reads:
+            self.readers.setdefault(read, []).append(self.group_of[unit])
+
+    def _candidates(self, unit: Unit, group: Group) -> list[int]:
+        """Groups that make what the unit reads, then groups that read what it reads."""
+        found: dict[int, None] = dict.fromkeys(sorted(group.deps, reverse=True))
+        for read in unit.reads:
+            if read.numel is unit.space and as_int(read.numel) != 1:
+                found.update(dict.fromkeys(reversed(self.readers.get(read, ())[-16:])))
+        return list(found)
+
+    def _try_join(self, late: int, early: int) -> None:
+        a, b = self.groups[early], self.groups[late]
+        if not self._is_acyclic(a, b) or not fits(a, b):
+            return
+        a.units.extend(b.units)
+        a.deps = (a.deps | b.deps) - {early, late}
+        a.ancestors = (a.ancestors | b.ancestors) - {early, late}
+        del self.groups[late]
+        for unit in b.units:
+            self.group_of[unit] = early
+        for group in self.groups.values():
+            if late in group.deps:
+                group.deps = (group.deps - {late}) | {early}
+            if group is not a and group.ancestors & {early, late}:
+                group.ancestors = (group.ancestors - {late}) | {early} | a.ancestors
+        for numbers in self.readers.values():
+            numbers[:] = [early if n == late else n for n in numbers]
+
+    def _is_acyclic(self, a: Group, b: Group) -> bool:
+        """Whether no third group lies on a path between the two."""
+        pair = {a.number, b.number}
+        for x, y in ((a, b), (b, a)):
+            for dep in y.deps - pair:
+                if x.number in self.groups[dep].ancestors:
+                    return False
+        return True
+
+
+def _piece_kind(piece: Piece) -> UnitKind:
+    return "scatter" if piece.kind == "add" else "map"
+
+
+def reduces_rows(stage: Stage) -> bool:
+    """Whether the fastest dimension in memory is reduced over (and rows are worth a kernel)."""
+    source = stage.inputs[0]
+    order = [d for d in source.order if source.shape[d] is not ONE]
+    return bool(order) and order[-1] in stage.dims
+
+
+def flat_position(stage: Stage, index: Index) -> Expr | None:
+    """Where an element stands in the memory of `stage`; None for a computed index."""
+    total = ZERO
+    for position, stride in zip(index, stage.strides, strict=True):
+        if isinstance(position, DynamicIndex):
+            return None
+        total = total + position * stride
+    return total
+
+
+# ---------------------------------------------------------------- fitting
+
+
+def fits(a: Group, b: Group) -> bool:
+    """Whether the units of both groups walk one space and read each other where they stand."""
+    units = [*a.units, *b.units]
+    if any(u.kind in ("gemm", "scatter") for u in units):
+        return False
+    rows = [u for u in units if u.kind == "row"]
+    columns = [u for u in units if u.kind == "column"]
+    if rows and columns:
+        return False
+    reducing = rows or columns
+    points, space = _sizes_of(reducing, units)
+    if points is None or space is None:
+        return False
+    if any(u.points not in _allowed(bool(rows), bool(columns), points, space) for u in units):
+        return False
+    if any((u.points, u.space) != (points, space) for u in reducing):
+        return False
+    if any(u.points is ONE and u.space is not ONE for u in rows) and _large_map(units, space):
+        return False
+    return _refined(units, bool(reducing)) is not None and _aligned(units, points, space)
+
+
+def _sizes_of(reducing: list[Unit], units: list[Unit]) -> tuple[Expr | None, Expr | None]:
+    """(points of a row statistic, points of the full space) of a group."""
+    if reducing:
+        return reducing[0].points, reducing[0].space
+    return units[0].points, units[0].points
+
+
+def _allowed(rows: bool, columns: bool, points: Expr, space: Expr) -> tuple[Expr, ...]:
+    return (points, space) if rows or not columns else (points,)
+
+
+def _large_map(units: list[Unit], space: Expr) -> bool:
+    """A stored map over everything that is reduced to one element would run on one thread."""
+    size = as_int(space)
+    return (size is None or size > 4096) and any(
+        u.kind == "map" and u.points is space for u in units
+    )
+
+
+def _refined(units: list[Unit], reducing: bool) -> tuple[Expr, ...] | None:
+    """Common dims of the units' spaces, or None."""
+    return common_dims(units)[1] if common_dims(units) is not None else None  # type: ignore[index]
+
+
+def common_dims(units: list[Unit]) -> tuple[tuple[Expr, ...], tuple[Expr, ...]] | None:
+    """(dims of a row statistic, dims reduced over or walked inside a row) common to all units."""
+    first = next((u for u in units if u.inner), units[0])
+    outer, inner = first.dims, first.inner
+    for unit in units:
+        if unit.points is product(outer) and not (unit.kind == "map" and unit.inner):
+            refined = refine(outer, unit.dims)
+            if refined is None:
+                return None
+            outer = refined
+        elif unit.kind == "map":
+            refined = refine((*outer, *inner), unit.dims)
+            if refined is None:
+                return None
+            split = _boundary(refined, product(outer))
+            outer, inner = refined[:split], refined[split:]
+        if unit.inner:
+            again = refine(inner, unit.inner)
+            if again is None:
+                return None
+            inner = again
+    return outer, inner
+
+
+def _boundary(dims: tuple[Expr, ...], points: Expr) -> int:
+    total, k = ONE, 0
+    while total is not points:
+        total, k = total * dims[k], k + 1
+    return k
+
+
+def _aligned(units: list[Unit], points: Expr, space: Expr) -> bool:
+    """Note [Aligned reads]."""
+    made = {u.stage: u for u in units if u.piece is None}
+    written = {u.target for u in units if u.piece is not None}
+    for u in units:
+        for read, positions in u.reads.items():
+            if read in written:
+                return False
+            v = made.get(read)
+            if v is not None and v is not u:
+                wanted = _wanted(u, v, points, space)
+                if any(position is not wanted for position in positions):
+                    return False
+    return True
+
+
+def _wanted(u: Unit, v: Unit, points: Expr, space: Expr) -> Expr | None:
+    """Where u must read v."""
+    if v.points is space and v.points is not points:
+        return u.full if u.space is space else None
+    if u.points is points:
+        return u.flat
+    return u.full // _rows_length(points, space)
+
+
+def _rows_length(points: Expr, space: Expr) -> Expr:
+    return space // points
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def schedule(outputs: list[Stage]) -> Schedule:
+    """Decide storage and kernels for everything that `outputs` need."""
+    stages = topological(outputs)
+    wanted = list(outputs)
+    while True:
+        storage = _Storage(stages, wanted)
+        scheduler = _Scheduler(storage)
+        try:
+            for stage in stages:
+                if stage in storage.realised:
+                    for unit in scheduler.units_of(stage):
+                        scheduler.place(unit)
+        except NotIndexable as error:
+            if error.stage in wanted:
+                raise
+            wanted.append(error.stage)
+            continue
+        break
+    stored = _stored(scheduler, set(wanted))
+    groups = _ordered(list(scheduler.groups.values()))
+    return Schedule(groups, stored, storage.realised, storage.reasons)
+
+
+def _stored(scheduler: _Scheduler, outputs: set[Stage]) -> set[Stage]:
+    """Realised stages that something outside their group reads."""
+    stored = {stage for stage in outputs if stage.kind != "input"}
+    for unit, number in scheduler.group_of.items():
+        if unit.kind in ("gemm", "scatter") or unit.piece is not None:
+            stored.add(unit.target)
+        for read in unit.reads:
+            if any(scheduler.group_of[u] != number for u in scheduler.home.get(read, ())):
+                stored.add(read)
+    return stored
+
+
+def _ordered(groups: list[Group]) -> list[Group]:
+    """Groups after everything they depend on, otherwise in order of appearance."""
+    by_number = {group.number: group for group in groups}
+    done: dict[int, Group] = {}
+
+    for group in sorted(groups, key=lambda g: g.number):
+        stack = [group.number]
+        while stack:
+            current = by_number[stack[-1]]
+            missing = [d for d in sorted(current.deps) if d not in done]
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            done.setdefault(current.number, current)
+            stack.pop()
+    return list(done.values())

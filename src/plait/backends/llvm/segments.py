@@ -1,0 +1,106 @@
+"""Cutting a graph into segments: graphs that can be compiled, and calls that run eagerly between them.
+
+Must not know lowering: it is told which nodes run eagerly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from plait.ir.descriptors import PlainAOTInput, PlainAOTOutput
+from plait.ir.graph import Graph, IntType, Node, Value, map_values
+from plait.symbolic.expr import Expr, symbol
+
+__all__ = ["Segment", "split"]
+
+
+@dataclass(slots=True)
+class Segment:
+    """Inputs and outputs are values of the whole graph; symbols follow the inputs as integers."""
+
+    inputs: list[Value]
+    symbols: list[str]
+    outputs: list[Value]
+    graph: Graph | None = None
+    node: Node | None = None
+
+    def run_eagerly(self, *arguments: Any) -> list[Any]:
+        """Call the node's operator."""
+        node = self.node
+        assert node is not None
+        values = dict(zip(self.inputs, arguments))
+        sizes = dict(zip(self.symbols, arguments[len(self.inputs) :]))
+
+        def known(item: Any) -> Any:
+            if isinstance(item, Value):
+                return values[item]
+            return item.evaluate(sizes) if isinstance(item, Expr) else item
+
+        args = map_values(node.args, known)
+        kwargs = {name: map_values(item, known) for name, item in node.kwargs.items()}
+        result = node.op(*args, **kwargs)
+        return list(result) if isinstance(result, tuple | list) else [result]
+
+
+def split(graph: Graph, eager: set[Node]) -> list[Segment]:
+    """Segments in order: all compiled nodes of a level, then the eager nodes that follow."""
+    levels = _levels(graph, eager)
+    needed = _last_level(graph, eager, levels)
+    segments: list[Segment] = []
+    for level in range(max(levels.values(), default=0) + 1):
+        nodes = [n for n in graph.nodes if levels[n] == level]
+        compiled = [n for n in nodes if n not in eager]
+        if compiled:
+            segments.append(_compiled(graph, compiled, level, needed))
+        segments.extend(_eager(graph, n) for n in nodes if n in eager)
+    return segments
+
+
+def _levels(graph: Graph, eager: set[Node]) -> dict[Node, int]:
+    """How many eager calls precede a node on the longest path, its own not counted."""
+    levels: dict[Node, int] = {}
+    for node in graph.nodes:
+        before = [v.producer for v in node.inputs() if v.producer is not None]
+        levels[node] = max((levels[p] + (p in eager) for p in before), default=0)
+    return levels
+
+
+def _last_level(graph: Graph, eager: set[Node], levels: dict[Node, int]) -> dict[Value, float]:
+    """The last level at which a value is read by another segment; infinite for graph outputs."""
+    last: dict[Value, float] = {}
+    for node in graph.nodes:
+        for value in node.inputs():
+            at = levels[node] + (0.5 if node in eager else 0)
+            last[value] = max(last.get(value, -1), at)
+    for item in graph.outputs:
+        if isinstance(item, Value):
+            last[item] = float("inf")
+    return last
+
+
+def _compiled(graph: Graph, nodes: list[Node], level: int, needed: dict[Value, float]) -> Segment:
+    part = Graph(f"{graph.name}_{level}")
+    part.nodes = nodes
+    made = {value for node in nodes for value in node.results}
+    inputs = list(dict.fromkeys(v for n in nodes for v in n.inputs() if v not in made))
+    outputs = [v for n in nodes for v in n.results if needed.get(v, -1) > level]
+    names = _symbols(graph)
+    part.inputs = [*inputs, *(_integer(name, k) for k, name in enumerate(names))]
+    part.outputs = list(outputs)
+    part.output_descs = [PlainAOTOutput(k) for k in range(len(outputs))]
+    return Segment(inputs, names, outputs, graph=part)
+
+
+def _eager(graph: Graph, node: Node) -> Segment:
+    inputs = list(dict.fromkeys(node.inputs()))
+    return Segment(inputs, _symbols(graph), list(node.results), node=node)
+
+
+def _symbols(graph: Graph) -> list[str]:
+    """Size symbols of the whole graph that are not integer inputs already read by name."""
+    return list(graph.symbol_sources())
+
+
+def _integer(name: str, position: int) -> Value:
+    return Value(f"size_{name}", IntType(symbol(name)), desc=PlainAOTInput(position))
