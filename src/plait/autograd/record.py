@@ -238,6 +238,8 @@ class Recorder:
             saved[name] = args[position] if position >= 0 else kwargs[name]
         for name, position in plan.shapes:
             saved[name] = _shape(args[position])
+        for name, position in plan.layouts:
+            saved[name] = args[position].layout
 
     def give_history(self, node: OperatorNode, out: Any) -> None:
         """Make ``node`` the maker of the results, and keep the results that the rules name."""
