@@ -32,7 +32,7 @@ DEFERRED = {
     ("plait.tensor.tensor", "plait.tensor.printing"): "repr of a tensor is written with tensors",
     ("plait.ir.graph", "plait.ir.printer"): "str of a graph is its printed form",
 }
-FRONT = 13  # `import plait` itself: only what stands above everything may use the front package
+FRONT = 12  # `import plait` itself: only what stands above everything may use the front package
 
 OUTSIDE = {  # package -> the folders that may import it, also inside functions
     "llvmlite": ("plait.backends.llvm",),

@@ -1,0 +1,87 @@
+"""The command line: `plait demo`, `plait backends`, `plait bench`.
+
+Owns arguments and exit codes; what the commands do is elsewhere.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from plait.base.errors import PlaitError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="plait",
+    help="A compiler stack for tensor programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def demo(
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of parameters, batches and dropout.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the picture.")] = Path("demo-out"),
+    json: Annotated[Path | None, typer.Option(help="Write the figures there too.")] = None,
+) -> None:
+    """Train on handwritten digits, eagerly and compiled, and compare."""
+    from plait.demo.main import run_demo
+
+    console = Console()
+    if not run_demo(console, epochs=epochs, seed=seed, out=out, json_path=json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def backends(
+    all_: Annotated[bool, typer.Option("--all", help="Those for finding faults too.")] = False,
+) -> None:
+    """List what `plait.compile(fn, backend=...)` accepts."""
+    from plait.backends.registry import list_backends
+
+    table = Table("backend")
+    for name in list_backends(exclude_tags=None if all_ else ("debug", "experimental")):
+        table.add_row(name)
+    Console().print(table)
+
+
+@app.command()
+def bench(
+    json: Annotated[Path | None, typer.Option(help="Write the figures there too.")] = None,
+    only: Annotated[str, typer.Option(help="Works whose name holds this text.")] = "",
+) -> None:
+    """Measure plait beside its peers (needs a checkout of the sources)."""
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "run.py"
+    if not script.exists():
+        Console(stderr=True).print(
+            "plait bench: the benchmarks are not part of an installed package. "
+            "Clone the sources and say make bench."
+        )
+        raise typer.Exit(2)
+    options = ["--only", only] if only else []
+    options += ["--json", str(json)] if json else []
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)
+
+
+def main() -> None:
+    """Run the command line; plait's own errors are shown without a traceback."""
+    try:
+        app()
+    except PlaitError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The main job: a classifier of handwritten digits, trained eagerly and compiled, side by side."""

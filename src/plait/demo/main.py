@@ -1,0 +1,118 @@
+"""`plait demo`: train both ways, compare, show, and write the figures down."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from plait.base.config import config
+from plait.demo import show
+from plait.demo.data import Digits, load_digits
+from plait.demo.training import BATCH, Run, train
+
+__all__ = ["DEFAULT_EPOCHS", "run_demo"]
+
+DEFAULT_EPOCHS = 20
+WANTED_ACCURACY = 0.96
+ALLOWED_DIFFERENCE = 1e-4
+
+
+def run_demo(
+    console: Console,
+    *,
+    epochs: int = DEFAULT_EPOCHS,
+    seed: int = 0,
+    out: Path = Path("demo-out"),
+    json_path: Path | None = None,
+) -> bool:
+    """Run the demo; whether the two runs agree and, over all epochs, the digits were learned."""
+    data = load_digits()
+    count = len(data.train_labels)
+    console.print(
+        f"[bold]{count} handwritten digits to learn from, {len(data.test_labels)} held out[/]; "
+        f"{epochs} epochs of {count // BATCH} steps, batches of {BATCH}, dropout on, seed {seed}."
+    )
+    runs = {kind: _train(console, data, kind, epochs, seed) for kind in ("eager", "compiled")}
+    eager, compiled = runs["eager"], runs["compiled"]
+    _explain(console, compiled)
+    console.print(show.epochs_table(eager, compiled))
+    console.print(show.speed_table(eager, compiled))
+    out.mkdir(parents=True, exist_ok=True)
+    picture = out / "loss.png"
+    show.curves(eager, compiled, picture)
+    console.print(f"Curves: {picture}")
+    figures = collect(eager, compiled, epochs, seed)
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        console.print(f"Figures: {json_path}")
+    return _verdict(console, figures)
+
+
+def _train(console: Console, data: Digits, kind: str, epochs: int, seed: int) -> Run:
+    steps = epochs * (len(data.train_labels) // BATCH)
+    with show.progress(console, kind, steps) as advance:
+        return train(data, compiled=kind == "compiled", epochs=epochs, seed=seed, on_step=advance)
+
+
+def _explain(console: Console, run: Run) -> None:
+    console.print("\n[bold]Inputs and outputs of the joint graph[/]")
+    console.print(Text(run.step.print_io()), soft_wrap=True)
+    console.print(show.kernels_table(kernel_list(run)))
+
+
+def kernel_list(run: Run) -> list[tuple[str, str]]:
+    """Name and content of each native kernel of a compiled run."""
+    return [(k.name, k.description) for k in run.step.kernels()]
+
+
+def collect(eager: Run, compiled: Run, epochs: int, seed: int) -> dict[str, Any]:
+    """The figures of both runs, for JSON."""
+    import plait
+
+    return {
+        "held_out_accuracy": compiled.accuracies[-1],
+        "largest_relative_loss_difference": largest_difference(eager, compiled),
+        "first_compile_seconds": compiled.first_step_seconds,
+        "speed_up": compiled.steps_per_second / eager.steps_per_second,
+        "epochs": epochs,
+        "seed": seed,
+        "threads": config.num_threads,
+        "versions": {"plait": plait.__version__, "python": platform.python_version()},
+        "kernels": [{"name": n, "content": c} for n, c in kernel_list(compiled)],
+        **{run.name: _figures(run) for run in (eager, compiled)},
+    }
+
+
+def _figures(run: Run) -> dict[str, Any]:
+    return {
+        "loss": run.losses,
+        "held_out_accuracy": run.accuracies,
+        "steps_per_second": run.steps_per_second,
+        "first_step_seconds": run.first_step_seconds,
+    }
+
+
+def largest_difference(eager: Run, compiled: Run) -> float:
+    """The largest relative difference of the two runs' losses over the epochs."""
+    return max(abs(a - b) / abs(a) for a, b in zip(eager.losses, compiled.losses))
+
+
+def _verdict(console: Console, figures: dict[str, Any]) -> bool:
+    accuracy = figures["held_out_accuracy"]
+    difference = figures["largest_relative_loss_difference"]
+    is_learned = accuracy >= WANTED_ACCURACY or figures["epochs"] < DEFAULT_EPOCHS
+    agrees = difference <= ALLOWED_DIFFERENCE
+    colour = "green" if agrees and is_learned else "red"
+    console.print(
+        f"[bold {colour}]held-out accuracy {accuracy:.2%}[/]; losses differ by at most "
+        f"{difference:.1e} (allowed {ALLOWED_DIFFERENCE:.0e}); the first compiled step took "
+        f"{figures['first_compile_seconds']:.2f} s; compiled steps are "
+        f"{figures['speed_up']:.1f} times as fast."
+    )
+    return bool(agrees and is_learned)

@@ -1,0 +1,129 @@
+"""The model and its training step, one function for both ways of running it.
+
+Owns what is computed; must not know how it is shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from plait.autograd.grad_mode import no_grad
+from plait.compile import compile as compile_function
+from plait.demo.data import Digits, batches
+from plait.nn import GELU, Dropout, LayerNorm, Linear, Module, Sequential, functional_call
+from plait.nn.functional import cross_entropy
+from plait.ops.random import manual_seed
+from plait.optim import AdamW
+from plait.tensor.tensor import Tensor, from_numpy
+from plait.transforms.func import value_and_grad
+
+__all__ = ["Run", "build_model", "make_predict", "make_step", "train"]
+
+BATCH = 64
+WIDTH = 128
+
+Params = dict[str, Tensor]
+Step = Callable[..., tuple[Tensor, Params, dict[str, Any]]]
+
+
+def build_model() -> Module:
+    """64 pixels -> 128 features, normalised, GELU, dropout -> 10 digits."""
+    return Sequential(Linear(64, WIDTH), LayerNorm(WIDTH), GELU(), Dropout(0.1), Linear(WIDTH, 10))
+
+
+def make_step(model: Module, optimizer: AdamW) -> Step:
+    """A training step as a pure function of parameters, optimiser state and a batch."""
+
+    def loss_of(params: Params, images: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(functional_call(model, params, (images,)), labels)
+
+    def step(
+        params: Params, state: dict[str, Any], images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Params, dict[str, Any]]:
+        loss, grads = value_and_grad(loss_of)(params, images, labels)
+        params, state = optimizer.update(params, grads, state)
+        return loss, params, state
+
+    return step
+
+
+def make_predict(model: Module) -> Callable[[Params, Tensor], Tensor]:
+    """The digit that the model sees in each image."""
+
+    def predict(params: Params, images: Tensor) -> Tensor:
+        digits: Tensor = functional_call(model, params, (images,)).argmax(-1)
+        return digits
+
+    return predict
+
+
+@dataclass
+class Run:
+    """What one way of running gave."""
+
+    name: str
+    losses: list[float] = field(default_factory=list)  # mean over each epoch
+    accuracies: list[float] = field(default_factory=list)  # held out, after each epoch
+    seconds: float = 0.0  # of all steps but the first
+    steps: int = 0  # all but the first
+    first_step_seconds: float = 0.0
+    step: Any = None  # the function that was called
+
+    @property
+    def steps_per_second(self) -> float:
+        """Rate of the steps after the first."""
+        return self.steps / self.seconds if self.seconds else 0.0
+
+
+def train(
+    data: Digits,
+    *,
+    compiled: bool,
+    epochs: int,
+    seed: int,
+    on_step: Callable[[Run, int], None] = lambda run, epoch: None,
+) -> Run:
+    """Train from the seed's first parameters; the same batches and dropout masks either way."""
+    manual_seed(seed)
+    model = build_model()
+    optimizer = AdamW(lr=4e-3, weight_decay=1e-2)
+    step, predict = make_step(model, optimizer), make_predict(model)
+    run = Run("compiled" if compiled else "eager")
+    if compiled:
+        step = compile_function(step, fullgraph=True)
+        predict = compile_function(predict, fullgraph=True)
+    run.step = step
+    params = model.state_dict()
+    state = optimizer.init(params)
+    for epoch in range(epochs):
+        model.train()
+        losses = []
+        for images, labels in batches(data, BATCH, epoch, seed):
+            start = time.perf_counter()
+            loss, params, state = step(params, state, images, labels)
+            _count(run, time.perf_counter() - start)
+            losses.append(loss)
+            on_step(run, epoch)
+        run.losses.append(float(np.mean([float(loss) for loss in losses])))
+        model.eval()
+        run.accuracies.append(_accuracy(predict, params, data))
+    return run
+
+
+def _count(run: Run, seconds: float) -> None:
+    if run.first_step_seconds:
+        run.seconds += seconds
+        run.steps += 1
+    else:
+        run.first_step_seconds = seconds
+
+
+def _accuracy(predict: Callable[[Params, Tensor], Tensor], params: Params, data: Digits) -> float:
+    with no_grad():
+        digits = predict(params, from_numpy(data.test_images))
+    return float(np.mean(digits.numpy() == data.test_labels))
