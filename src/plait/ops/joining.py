@@ -151,7 +151,7 @@ def _flip_shape(self: Any, dims: Sequence[int]) -> TensorMeta:
 
 
 def _flip_kernel(self: Array, dims: Sequence[int]) -> Array:
-    return np.flip(self, dims).copy() if self.ndim else self.copy()
+    return np.flip(self, tuple(dims)).copy() if self.ndim else self.copy()
 
 
 def _flip_as_select(self: Tensor, dims: Sequence[int]) -> Any:
