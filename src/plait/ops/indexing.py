@@ -72,8 +72,8 @@ def _check_gather(operator: str, self: Any, dim: int, index: Any, src: Any = Non
         len(own) == len(wanted),
         lambda: (
             f"{operator}: argument 'index' must have as many dimensions as 'self'; got shapes "
-            f"{tuple(index.shape)} and {tuple(self.shape)}. (Index tensor must have the same number "
-            "of dimensions)"
+            f"{tuple(index.shape)} and {tuple(self.shape)}. (Index tensor must have the same "
+            "number of dimensions)"
         ),
     )
     fits = all(d == dim or size <= own[d] for d, size in enumerate(wanted))
