@@ -18,13 +18,12 @@ from plait.backends.registry import Backend, lookup_backend
 from plait.base import log
 from plait.base.errors import InvalidArgument
 from plait.capture.entries import Entry, Recompile, Segment, SizeHistory
-from plait.capture.guards import build_guards
+from plait.capture.guards import aliased_writes, build_guards
 from plait.capture.modules import is_module_like
 from plait.capture.signature import flatten_call
 from plait.capture.tracer import CapturedProgram, capture
 from plait.dispatch.state import tls
 from plait.ir.graph import Graph
-from plait.tensor.tensor import Tensor
 
 __all__ = ["CompiledFunction", "compile"]
 
@@ -103,7 +102,8 @@ class CompiledFunction:
         for entry in self.entries:
             inputs = entry.guards.check(args, kwargs)
             if inputs is not None:
-                return entry.finish(entry.segments[0].run(inputs))
+                run = entry.run
+                return self.fn(*args, **kwargs) if run is None else entry.finish(run(inputs))
         return self._miss(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -135,7 +135,8 @@ class CompiledFunction:
             failure = entry.guards.explain(args, kwargs)
             log.record("fallback", f"the new entry's own guards fail: {failure}", function=self.__name__)
             return self.fn(*args, **kwargs)
-        return entry.finish(entry.segments[0].run(inputs))
+        run = entry.run
+        return self.fn(*args, **kwargs) if run is None else entry.finish(run(inputs))
 
     def _run_eagerly_because(self) -> str | None:
         if tls.predispatch is not None:
@@ -170,7 +171,14 @@ class CompiledFunction:
         program = capture(self.fn, args, kwargs, dynamic_dims=self._sizes.is_dynamic)
         captured = time.perf_counter()
         compiled, run = self._lower(program)
-        guards = build_guards(program, self._names)
+        written = compiled.runtime.meta.mutated_inputs if isinstance(compiled, AOTProgram) else ()
+        guards = build_guards(program, self._names, written)
+        aliased = aliased_writes([i.example for i in program.inputs], written)
+        if aliased:
+            labels = [i.desc.expr() for i in program.inputs]
+            pairs = ", ".join(f"{labels[i]} and {labels[j]}" for i, j in aliased)
+            log.record("fallback", f"written arguments overlap others: {pairs}", function=self.__name__)
+            run = None
         times = {"capture": captured - started} | getattr(compiled, "times", {})
         times["first compile"] = time.perf_counter() - started
         return Entry(
@@ -179,10 +187,11 @@ class CompiledFunction:
             program=program,
             segments=[Segment(run, compiled)],
             finish=_finisher(program),
+            run=run,
             times=times,
         )
 
-    def _lower(self, program: CapturedProgram) -> tuple[Any, Callable[[list[Any]], Any]]:
+    def _lower(self, program: CapturedProgram) -> tuple[Any, Callable[[list[Any]], Any] | None]:
         """What the backend made of the program, and how to run it on the program's inputs."""
         if getattr(self.backend, "skips_aot", False):
             call: Compiled = call_backend(self.backend, self.backend_name, program.graph, self.options)
@@ -254,10 +263,3 @@ def _finisher(program: CapturedProgram) -> Callable[[Any], Any]:
 def _only(outputs: Sequence[Any]) -> Any:
     return outputs[0]
 
-
-def is_compiled(fn: Any) -> bool:
-    """Whether ``fn`` came from :func:`compile`."""
-    return isinstance(fn, CompiledFunction)
-
-
-Result = Tensor | tuple[Any, ...]

@@ -19,9 +19,12 @@ __all__ = ["Entry", "Recompile", "Segment", "SizeHistory"]
 
 @dataclass(slots=True)
 class Segment:
-    """A stretch of the function without data reads: ``run(inputs)`` gives its flat outputs."""
+    """A stretch of the function without data reads: ``run(inputs)`` gives its flat outputs.
 
-    run: Callable[[list[Any]], Any]
+    ``run`` None: this stretch runs eagerly, for the reason in the event log.
+    """
+
+    run: Callable[[list[Any]], Any] | None
     compiled: Any  # what the layers above keep: graphs, kernels, times
 
 
@@ -34,6 +37,7 @@ class Entry:
     program: CapturedProgram
     segments: list[Segment]
     finish: Callable[[Any], Any]  # flat outputs -> the function's result
+    run: Callable[[list[Any]], Any] | None = None  # of the only segment
     times: dict[str, float] = field(default_factory=dict)
     calls: int = 0
 

@@ -8,7 +8,7 @@ value is read in the user's program.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,10 @@ from plait.capture.tracer import CapturedProgram, ProgramInput
 from plait.dispatch.state import tls
 from plait.symbolic.codegen import source as expr_source
 from plait.symbolic.expr import Expr
-from plait.symbolic.symint import SymInt
+from plait.tensor.overlap import may_overlap
 from plait.tensor.tensor import Tensor
 
-__all__ = ["GuardFailure", "GuardSet", "build_guards"]
+__all__ = ["GuardFailure", "GuardSet", "aliased_writes", "build_guards"]
 
 
 @dataclass(slots=True)
@@ -325,8 +325,25 @@ def _tree_flatten(value: Any, spec: Any) -> list[Any] | None:
     return leaves if found == spec else None
 
 
-def build_guards(program: CapturedProgram, names: tuple[str, ...]) -> GuardSet:
-    """The guards of ``program``; ``names`` are the parameter names of the function, for its texts."""
+def aliased_writes(tensors: Sequence[Tensor], written: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Pairs (written input, other input) whose memory overlaps."""
+    pairs = []
+    for i in written:
+        target = tensors[i]
+        for j, other in enumerate(tensors):
+            if i != j and other.storage is target.storage and may_overlap(target.layout, other.layout):
+                pairs.append((i, j))
+    return tuple(pairs)
+
+
+def build_guards(
+    program: CapturedProgram, names: tuple[str, ...], written: Sequence[int] = ()
+) -> GuardSet:
+    """The guards of ``program``.
+
+    ``names`` are the parameter names of the function, for the texts; ``written`` the numbers of the
+    inputs that the program writes, whose overlap with other inputs is guarded.
+    """
     builder = _Builder(program, names)
     builder.test(
         f"tls.grad_enabled is {program.grad_enabled}", "grad mode", str(program.grad_enabled), "tls.grad_enabled"
@@ -354,6 +371,11 @@ def build_guards(program: CapturedProgram, names: tuple[str, ...]) -> GuardSet:
     _captured_steps(builder, program, variables)
     builder.shapes()
     result = ", ".join(variables[id(i)] for i in program.inputs)
+    if written:
+        pairs = aliased_writes([i.example for i in program.inputs], written)
+        found, expected = builder.constant(aliased_writes), builder.constant(pairs)
+        read = f"{found}([{result}], {tuple(written)})"
+        builder.test(f"{read} == {expected}", "overlap of written arguments with others", str(pairs), read)
     return GuardSet(builder.steps, builder.scope, f"[{result}]", modules)
 
 
@@ -386,7 +408,3 @@ def _captured_steps(builder: _Builder, program: CapturedProgram, variables: dict
         name = variables[id(i)] = builder.bind(f"x{k}", read, i.desc.expr())
         builder.tensor(name, i)
 
-
-def has_symint(items: tuple[Any, ...]) -> bool:
-    """Whether any item is a SymInt."""
-    return any(isinstance(i, SymInt) for i in items)

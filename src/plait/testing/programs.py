@@ -338,6 +338,7 @@ def _compare_trees(p: Program, what: str, expected: Any, got: Any) -> None:
         if isinstance(a, Tensor):
             assert a.requires_grad == b.requires_grad, f"{p.name}: {what} {i}: requires_grad {b.requires_grad}"
             _compare(p, f"{what} {i}", a, b)
+            assert tuple(b.stride()) == tuple(a.stride()), f"{p.name}: {what} {i}: strides {b.stride()}, expected {a.stride()}"
         else:
             assert type(a) is type(b) and a == b, f"{p.name}: {what} {i}: {b!r}, expected {a!r}"
 
@@ -345,9 +346,6 @@ def _compare_trees(p: Program, what: str, expected: Any, got: Any) -> None:
 def _compare(p: Program, what: str, expected: Any, got: Any) -> None:
     assert got.dtype is expected.dtype, f"{p.name}: {what}: dtype {got.dtype}, expected {expected.dtype}"
     assert tuple(got.shape) == tuple(expected.shape), f"{p.name}: {what}: shape {got.shape}"
-    assert tuple(got.stride()) == tuple(expected.stride()), (
-        f"{p.name}: {what}: strides {got.stride()}, expected {expected.stride()}"
-    )
     np.testing.assert_allclose(
         got.detach().numpy(), expected.detach().numpy(), rtol=p.tolerance, atol=p.tolerance, err_msg=f"{p.name}: {what}"
     )
