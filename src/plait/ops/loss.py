@@ -216,10 +216,10 @@ def _cross_entropy(
     require_reduction("cross_entropy_loss", reduction)
     check(
         0 <= label_smoothing <= 1,
-        ShapeMismatch,
+        InvalidArgument,
         lambda: (
-            f"cross_entropy_loss: argument 'label_smoothing' must lie between 0.0 and 1.0; got "
-            f"{label_smoothing}."
+            f"cross_entropy_loss: argument 'label_smoothing' must lie between 0.0 and 1.0; "
+            f"got {label_smoothing}."
         ),
     )
     class_dim = 0 if self.ndim == 1 else 1
@@ -241,15 +241,15 @@ def _check_batch(self: Tensor, target: Tensor) -> None:
         InvalidArgument,
         lambda: (
             f"cross_entropy_loss: argument 'target' must have the batch size of 'self' "
-            f"(Expected input batch_size to match target batch_size); got {tuple(target.shape)} for "
-            f"{tuple(self.shape)}."
+            f"(Expected input batch_size to match target batch_size); got {tuple(target.shape)} "
+            f"for {tuple(self.shape)}."
         ),
     )
 
 
 def _per_class(weight: Tensor, ndim: int, class_dim: int) -> Any:
     """The weights shaped so that they broadcast along the classes."""
-    shape = [1] * ndim
+    shape: list[IntLike] = [1] * ndim
     shape[class_dim] = weight.shape[0]
     return aten.view.default(weight, shape)
 

@@ -6,6 +6,7 @@ operators and reductions, which backends fuse; results are contiguous.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,34 +256,28 @@ def _layer_norm_decomposition(
 
 
 def _layer_norm_vjp_input(
-    g0: Tensor | None = None,
-    g1: Tensor | None = None,
-    g2: Tensor | None = None,
-    *,
     input: Tensor,
     weight: Tensor | None,
     normalized_shape: Shape,
     out1: Tensor,
     out2: Tensor,
+    g0: Tensor | None = None,
+    g1: Tensor | None = None,
+    g2: Tensor | None = None,
 ) -> Any:
     """Through the normalised values, and through the mean and rstd where those were used."""
     dims = _inner_dims(input.ndim, normalized_shape)
-    count = lay.numel(normalized_shape)
     normal = (input - out1) * out2
-    total: Any = None
+    parts: list[Any] = []
     if g0 is not None:
         inner = g0 if weight is None else g0 * weight
-        along = aten.mean.dim(inner, dims, True) + normal * aten.mean.dim(
-            inner * normal, dims, True
-        )
-        total = (inner - along) * out2
+        along = normal * aten.mean.dim(inner * normal, dims, True)
+        parts.append((inner - aten.mean.dim(inner, dims, True) - along) * out2)
     if g1 is not None:
-        spread = aten.expand.default(g1 / count, input.shape)
-        total = spread if total is None else total + spread
+        parts.append(aten.expand.default(g1 / lay.numel(normalized_shape), input.shape))
     if g2 is not None:
-        spread = g2 * out2 * out2 * normal / -count
-        total = spread if total is None else total + spread
-    return total
+        parts.append(g2 * out2 * out2 * normal / -lay.numel(normalized_shape))
+    return functools.reduce(lambda a, b: a + b, parts)
 
 
 def _layer_norm_vjp_weight(
