@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,13 @@ def _explain(console: Console, run: Run) -> None:
 
 
 def kernel_list(run: Run) -> list[tuple[str, str]]:
-    """Name and content of each native kernel of a compiled run."""
-    return [(k.name, k.description) for k in run.step.kernels()]
+    """Name of each native kernel of a compiled run, and the operators fused into it."""
+    return [(kernel.name, _counted(kernel.ops)) for kernel in run.step.kernels()]
+
+
+def _counted(names: tuple[str, ...]) -> str:
+    counts = Counter(names)
+    return ", ".join(name if n == 1 else f"{n} {name}" for name, n in counts.items())
 
 
 def collect(eager: Run, compiled: Run, epochs: int, seed: int) -> dict[str, Any]:
