@@ -1,0 +1,29 @@
+"""Imports every family of operators, so that all of them are defined. Owns nothing else."""
+
+from plait.ops import creation as _creation
+from plait.ops import extremum as _extremum
+from plait.ops import indexing as _indexing
+from plait.ops import joining as _joining
+from plait.ops import matmul as _matmul
+from plait.ops import pointwise as _pointwise
+from plait.ops import random as _random
+from plait.ops import reduction as _reduction
+from plait.ops import scatter_view as _scatter_view
+from plait.ops import selection as _selection
+from plait.ops import view as _view
+
+__all__ = ["MODULES"]
+
+MODULES = (
+    _creation,
+    _extremum,
+    _indexing,
+    _joining,
+    _matmul,
+    _pointwise,
+    _random,
+    _reduction,
+    _scatter_view,
+    _selection,
+    _view,
+)
