@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from plait.base.errors import AutogradError
 from plait.dispatch.dispatcher import lookup
+from plait.tensor.layout import Layout, extent
 
 if TYPE_CHECKING:
     from plait.autograd.graph import Node, ResultMeta
     from plait.tensor.dtype import DType
     from plait.tensor.tensor import Tensor
 
-__all__ = ["add", "clone", "conform", "like", "ones_like", "sum_to", "zeros"]
+__all__ = ["add", "clone", "conform", "laid_out", "like", "ones_like", "sum_to", "zeros"]
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
@@ -44,6 +45,16 @@ def like(t: Tensor, model: Tensor) -> Tensor:
     fresh: Tensor = lookup("aten::empty_like").call(model)
     lookup("aten::copy_").call(fresh, t)
     return fresh
+
+
+def laid_out(t: Tensor, layout: Layout) -> Tensor:
+    """``t`` in a memory of its own with the strides and the offset of ``layout``."""
+    shape, strides, offset = layout.shape, layout.strides, layout.offset
+    length = offset + extent(shape, strides)
+    memory = zeros(((length,), t._dtype, t._device))
+    memory = lookup("aten::as_strided_scatter").call(memory, t, shape, strides, offset)
+    made: Tensor = lookup("aten::as_strided").call(memory, shape, strides, offset)
+    return made
 
 
 def zeros(meta: ResultMeta) -> Tensor:

@@ -18,6 +18,7 @@ from plait.autograd.graph import (
     is_differentiable,
     result_meta,
     sequence,
+    set_history,
 )
 from plait.autograd.rules import ArgumentRule, RuleSet, SavePlan, derivatives_of, rules_of
 from plait.autograd.saved import SavedTensor, freed_error
@@ -172,12 +173,6 @@ def _save(value: Any) -> Any:
     return SavedTensor(value)
 
 
-def _shape(value: Any) -> Any:
-    if value is None:
-        return None
-    return tuple(v.shape for v in value) if isinstance(value, tuple | list) else value.shape
-
-
 # ------------------------------------------------------------ recording
 
 
@@ -236,10 +231,8 @@ class Recorder:
             saved[name] = _save(args[position])
         for name, position in plan.values:
             saved[name] = args[position] if position >= 0 else kwargs[name]
-        for name, position in plan.shapes:
-            saved[name] = _shape(args[position])
-        for name, position in plan.layouts:
-            saved[name] = args[position].layout
+        for name, position, read in plan.properties:
+            saved[name] = read(args[position])
 
     def give_history(self, node: OperatorNode, out: Any) -> None:
         """Make ``node`` the maker of the results, and keep the results that the rules name."""
@@ -302,6 +295,64 @@ class InplaceRecorder(Recorder):
         return out
 
 
+class MutatingRecorder(Recorder):
+    """Records calls that write in any other way, which have no derivative: backward raises."""
+
+    __slots__ = ()
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask, edges = self.edges(args)
+        if not mask:
+            return self.lower(*args, **kwargs)
+        written = [t for t in self._written(args) if is_differentiable(t._dtype)]
+        for t in written:
+            check_inplace(self.op.qualname, t)
+        out = self.lower(*args, **kwargs)
+        for t in written:
+            rebase_history(t, _NoDerivative([_edge(t), *edges], self.op, t))
+        for t in _tensors((out,)):
+            if not any(t is w for w in written) and is_differentiable(t._dtype):
+                set_history(t, _NoDerivative(edges, self.op, t), 0)
+        return out
+
+    def _written(self, args: tuple[Any, ...]) -> list[Tensor]:
+        arguments = zip(self.op.schema.positional, args, strict=True)
+        return _tensors([value for a, value in arguments if a.is_write])
+
+
+class _NoDerivative(Node):
+    """The node of a write that cannot be differentiated."""
+
+    __slots__ = ()
+
+    op: Overload
+
+    def __init__(self, edges: Sequence[Edge | None], op: Overload, result: Tensor) -> None:
+        super().__init__(edges, op)
+        self.results = (result_meta(result),)
+
+    def name(self) -> str:
+        return node_name(self.op)
+
+    def apply(self, grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
+        raise AutogradError(
+            f"{self.op.qualname}: the derivative of an operator that writes its arguments is not "
+            "implemented. Call it under no_grad(), or register a functional operator with one."
+        )
+
+
+def _returns_its_target(op: Overload) -> bool:
+    """Whether the operator writes its first argument only, and returns it."""
+    schema = op.schema
+    return (
+        schema.positional[0].is_write
+        and len(schema.mutated_names) == 1
+        and len(schema.returns) == 1
+        and schema.returns[0].alias is not None
+        and not schema.positional[0].type.is_list
+    )
+
+
 def _visible_clone(t: Tensor) -> Tensor:
     """A copy of ``t`` from before the write, with its history and seen by a tracer above us."""
     saved = tls.exclude
@@ -355,7 +406,8 @@ def recorder_of(op: Overload, lower: Callable[..., Any]) -> Recorder:
     if any(a.is_write for a in op.schema.kwonly):
         return OutRecorder(op, lower, RuleSet(op, []))
     if op.schema.is_mutable:
-        return InplaceRecorder(op, lower, rules_of(op))
+        kind = InplaceRecorder if _returns_its_target(op) else MutatingRecorder
+        return kind(op, lower, rules_of(op))
     return Recorder(op, lower, rules_of(op))
 
 

@@ -2,8 +2,9 @@
 
 A rule is a function written in operators. Its parameter names say what it needs: ``g`` (cotangent
 of result 0; a tuple where the operator returns a list) or ``g0``, ``g1``, ...; ``out`` or ``out0``,
-...; any argument by name; ``shape_of_<argument>`` or ``layout_of_<argument>``, which save nothing
-else of it; ``needs`` (argument name -> whether its gradient is wanted). A cotangent parameter with
+...; any argument by name; ``shape_of_<argument>``, ``dtype_of_<argument>`` or
+``layout_of_<argument>``, which save nothing else of it; ``needs`` (argument name -> whether its
+gradient is wanted). A cotangent parameter with
 default None accepts an undefined cotangent; others receive zeros. Knows nothing of nodes.
 """
 
@@ -21,14 +22,18 @@ from plait.dispatch.schema import Argument
 __all__ = ["ArgumentRule", "Parameter", "RuleSet", "SavePlan", "rules_of"]
 
 _NUMBERED = re.compile(r"(g|out)(\d*)")
-_SHAPE_OF = "shape_of_"
-_LAYOUT_OF = "layout_of_"
+# Properties of an argument that a rule can ask for without the argument being saved.
+PROPERTIES: dict[str, Callable[[Any], Any]] = {
+    "shape_of_": lambda t: t.shape,
+    "dtype_of_": lambda t: t.dtype,
+    "layout_of_": lambda t: t.layout,
+}
 
 
 class Parameter:
     """One parameter of a rule.
 
-    ``kind`` is cotangent, result, shape, layout, needs, tensor or value.
+    ``kind`` is cotangent, result, property, needs, tensor or value.
     """
 
     __slots__ = ("index", "kind", "name", "optional")
@@ -60,7 +65,7 @@ class ArgumentRule:
 class SavePlan:
     """What a call must keep when a certain set of its arguments requires grad."""
 
-    __slots__ = ("layouts", "results", "rules", "shapes", "tensors", "values")
+    __slots__ = ("properties", "results", "rules", "tensors", "values")
 
     def __init__(self, rules: list[ArgumentRule]) -> None:
         wanted = {(p.kind, p.name): p for rule in rules for p in rule.parameters}
@@ -68,8 +73,9 @@ class SavePlan:
         self.tensors = _of_kind(wanted.values(), "tensor")
         self.values = _of_kind(wanted.values(), "value")
         self.results = _of_kind(wanted.values(), "result")
-        self.shapes = _of_kind(wanted.values(), "shape")
-        self.layouts = _of_kind(wanted.values(), "layout")
+        self.properties = [
+            (p.name, p.index, property_of(p.name)) for p in wanted.values() if p.kind == "property"
+        ]
 
 
 def _of_kind(parameters: Iterable[Parameter], kind: str) -> list[tuple[str, int]]:
@@ -146,6 +152,18 @@ def missing_rule(op: Overload, name: str) -> Callable[..., Any]:
     return missing
 
 
+def property_of(name: str) -> Callable[[Any], Any]:
+    """What to keep of an argument for the parameter ``name``; lists are taken apart."""
+    read = next(read for prefix, read in PROPERTIES.items() if name.startswith(prefix))
+
+    def keep(value: Any) -> Any:
+        if value is None:
+            return None
+        return tuple([read(v) for v in value]) if isinstance(value, tuple | list) else read(value)
+
+    return keep
+
+
 def no_gradient() -> None:
     """The rule of an argument that is declared non-differentiable."""
 
@@ -157,15 +175,12 @@ def _parameters(op: Overload, fn: Callable[..., Any]) -> list[Parameter]:
 
 def _parameter(op: Overload, fn: Callable[..., Any], p: inspect.Parameter) -> Parameter | None:
     schema, name = op.schema, p.name
-    shape_of = name.removeprefix(_SHAPE_OF)
-    layout_of = name.removeprefix(_LAYOUT_OF)
+    prefix = next((p for p in PROPERTIES if name.startswith(p)), "")
     for position, argument in enumerate(schema.positional):
         if argument.name == name:
             return Parameter(name, "tensor" if argument.type.is_tensor_like else "value", position)
-        if argument.name == shape_of:
-            return Parameter(name, "shape", position)
-        if argument.name == layout_of:
-            return Parameter(name, "layout", position)
+        if prefix and argument.name == name.removeprefix(prefix):
+            return Parameter(name, "property", position)
     if any(argument.name == name for argument in schema.kwonly):
         return Parameter(name, "value", -1)
     if name == "needs":

@@ -171,13 +171,16 @@ class CopySlices(Node):
     The gradient of the viewed part passes through ``inner``; the rest passes by.
     """
 
-    __slots__ = ("inner", "steps")
+    __slots__ = ("inner", "layout", "steps")
 
     def __init__(self, base: Tensor, view: ViewInfo, inner: Node) -> None:
         edge = gradient_edge(base) if base._requires_grad else None
         super().__init__((edge, *inner.next_edges[1:]), inner.op)
         self.inner = inner
         self.steps = view.steps
+        # Only as_strided looks at the memory of what it is applied to.
+        strided = any(step[0].qualname == "aten::as_strided" for step in view.steps)
+        self.layout = base.layout if strided else None
         self.results = (result_meta(base),)
 
     def name(self) -> str:
@@ -190,6 +193,8 @@ class CopySlices(Node):
         grad = grads[0]
         if grad is None:
             return (None,) * len(self.next_edges)
+        if self.layout is not None and grad.layout != self.layout:
+            grad = arithmetic.laid_out(grad, self.layout)
         pieces = [grad]  # the gradient seen through ever more steps of the view
         for op, args, kwargs in self.steps:
             pieces.append(_replayed(op)(pieces[-1], *args, **kwargs))
