@@ -21,14 +21,20 @@ from plait.backends.llvm.loop.builder import DynamicIndex
 from plait.backends.llvm.loop.indexing import (
     ONE,
     ZERO,
-    contiguous,
     dense_or_contiguous,
     flatten,
     linear_coefficients,
     refine,
 )
 from plait.backends.llvm.loop.terms import Axis
-from plait.backends.llvm.lowering.stage import Index, NotIndexable, Piece, Stage, root_of
+from plait.backends.llvm.lowering.stage import (
+    Index,
+    NotIndexable,
+    Piece,
+    Stage,
+    map_stage,
+    root_of,
+)
 from plait.symbolic.expr import Expr, as_int, product
 
 __all__ = ["Group", "Schedule", "Unit", "linear_layout", "schedule"]
@@ -166,12 +172,15 @@ class _Storage:
         self.reasons: dict[Stage, str] = {}
         self.inline_cost: dict[Stage, int] = {}
         self.inline_depth: dict[Stage, int] = {}
-        self.users = self._users()
+        self.copies: dict[Stage, Stage] = {}
+        self.users: dict[Stage, list[Stage]] = {}
         for stage in outputs:
             self.realise(stage, "an output")
         for stage in stages:
             self._mandatory(stage)
-        for stage in stages:
+        self.stages = topological(stages)  # now with copies
+        self.users = self._users()
+        for stage in self.stages:
             self._optional(stage)
 
     def realise(self, stage: Stage, reason: str) -> None:
@@ -194,16 +203,21 @@ class _Storage:
         if stage.kind in ("reduce", "gemm", "assemble"):
             self.realise(stage, f"a {stage.kind}")
         if stage.kind == "gemm":
-            for operand in stage.inputs:
-                self._operand(operand)
+            stage.inputs = tuple(self._operand(operand) for operand in stage.inputs)
 
-    def _operand(self, operand: Stage) -> None:
+    def _operand(self, operand: Stage) -> Stage:
+        """The operand, or a copy of it where BLAS cannot read it in place."""
         found = linear_layout(operand, self.realised)
         if found is not None and blas_ready(found[1], operand.shape):
             self.realise(found[0], "read by a matrix product")
-        else:
-            operand.strides = contiguous(operand.shape)
-            self.realise(operand, "copied for a matrix product")
+            return operand
+        if operand not in self.copies:
+            self.copies[operand] = map_stage(
+                f"{operand.name}_copy", "copy", operand.shape, operand.dtype, [operand],
+                lambda read, index: read(operand, index), cost=0,
+            )  # fmt: skip
+            self.realise(self.copies[operand], "a layout that matrix products can read")
+        return self.copies[operand]
 
     def _optional(self, stage: Stage) -> None:
         """A map is stored when recomputing it where it is read would cost more."""
@@ -512,7 +526,7 @@ def schedule(outputs: list[Stage]) -> Schedule:
         storage = _Storage(stages, wanted)
         scheduler = _Scheduler(storage)
         try:
-            for stage in stages:
+            for stage in storage.stages:
                 if stage in storage.realised:
                     for unit in scheduler.units_of(stage):
                         scheduler.place(unit)

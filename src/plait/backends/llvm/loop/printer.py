@@ -6,6 +6,7 @@ does what the kernel means, one point at a time. Must not know graphs or LLVM.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -45,6 +46,7 @@ class _Printer:
     def __init__(self, kernel: Kernel) -> None:
         self.lines: list[str] = []
         self.names: dict[int, str] = {}
+        self.counter = itertools.count()
         self.uses = Counter(id(arg) for term in walk(*kernel.roots()) for arg in term.args)
         self.uses.update(id(root) for root in kernel.roots())
         params = [f"b{i}" for i in range(len(kernel.buffers))]
@@ -90,9 +92,11 @@ class _Printer:
         total = self.name(term)
         self.line(indent, f"{total} = {_START[kind]}  # {term.dtype}")
         self.line(indent, f"for {axis.name} in range({axis.extent}):")
+        outside = dict(self.names)
         self.block(indent + 1, bound | {axis.name}, [body])
         where = f", {axis.name}" if kind.startswith("arg") else ""
         self.line(indent + 1, f"{total} = fold_{kind}({total}, {self.text(body)}{where})")
+        self.names = outside  # what was named inside the loop is unknown after it
         if where:
             self.line(indent, f"{total} = {total}[1]")
 
@@ -105,7 +109,9 @@ class _Printer:
         self.line(indent, f"b{store.buffer}[{place}] {sign} {self.text(store.value)}")
 
     def name(self, term: Term) -> str:
-        return self.names.setdefault(id(term), f"t{len(self.names)}")
+        if id(term) not in self.names:
+            self.names[id(term)] = f"t{next(self.counter)}"
+        return self.names[id(term)]
 
     def text(self, term: Term) -> str:
         return _text(term, self.names)

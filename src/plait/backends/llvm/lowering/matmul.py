@@ -47,7 +47,7 @@ def summed_products(cx: Context, part: str, a: Stage, b: Stage) -> Stage:
         return mul(cast(left, wide), cast(right, wide))
 
     products = map_stage(cx.name(f"{part}_products"), cx.op, shape, wide, [a, b], body)
-    return plain(cx.name(part), "sum", products, [len(shape) - 1])
+    return plain(cx, cx.name(part), "sum", products, [len(shape) - 1])
 
 
 def renamed(cx: Context, x: Stage) -> Stage:

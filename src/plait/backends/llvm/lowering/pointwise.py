@@ -62,7 +62,7 @@ def scaled(y: T, alpha: Any) -> T:
 
 
 def sign(x: T) -> T:
-    """-1, 0, 1; NaN stays."""
+    """-1, 0, 1; 0 for NaN."""
     return unary("sign", x) if x.dtype != "i1" else x
 
 

@@ -40,11 +40,11 @@ def reduce_dims(dim: Any, rank: int) -> tuple[int, ...]:
     return tuple(sorted(wrap(d, rank) for d in listed)) if rank else ()
 
 
-def plain(name: str, kind: str, x: Stage, dims: Sequence[int]) -> Stage:
+def plain(cx: Context, name: str, kind: str, x: Stage, dims: Sequence[int]) -> Stage:
     """One reduction over `dims`, which leave the shape."""
     shape = [x.shape[d] for d in range(len(x.shape)) if d not in dims]
     dtype = "i64" if kind.startswith("arg") else x.dtype
-    stage = Stage("reduce", name, kind, shape, dtype, [x])
+    stage = Stage("reduce", name, cx.op, shape, dtype, [x])
     stage.reduction, stage.dims = kind, tuple(dims)
     return stage
 
@@ -60,7 +60,7 @@ def reduce_stage(cx: Context, part: str, kind: str, x: Stage, dims: Sequence[int
     small = total is not None and (total < LARGE or kind.startswith("arg"))
     enough = kept is None or kept >= 4 * ROWS
     if small or (enough and kept != 1):
-        return plain(name, kind, x, dims)
+        return plain(cx, name, kind, x, dims)
     return _staged(cx, part, kind, x, dims, kept)
 
 
@@ -78,25 +78,25 @@ def _staged(
     inner = tuple(sorted(d for d in dims if d not in outer))
     rows = as_int(product(x.shape[d] for d in outer))
     if outer and (rows is None or rows >= ROWS) and (rows or ROWS) <= 4 * LARGE:
-        return _twice(f"{name}_rows", name, kind, x, dims, inner)
+        return _twice(cx, f"{name}_rows", name, kind, x, dims, inner)
     split = order[0] if kept not in (None, 1) else order[-1]
     chunked, parts = _chunked(cx, x, split)
     first = tuple(d if d < split else d + 1 for d in dims)
-    partial = plain(f"{name}_chunks", kind, chunked, first)
+    partial = plain(cx, f"{name}_chunks", kind, chunked, first)
     extent = x.shape[split]
     at = sum(1 for d in range(split) if d not in dims)
     length = _chunk(extent)
     partial.ragged = (split + 1, lambda i: minimum(length, extent - i[at] * length))  # type: ignore[operator]
     assert parts is partial.shape[at]
-    return plain(name, kind, partial, (at,))
+    return plain(cx, name, kind, partial, (at,))
 
 
 def _twice(
-    first: str, name: str, kind: str, x: Stage, dims: tuple[int, ...], inner: tuple[int, ...]
+    cx: Context, first: str, name: str, kind: str, x: Stage, dims: tuple[int, ...], inner: tuple[int, ...]
 ) -> Stage:
-    rows = plain(first, kind, x, inner)
+    rows = plain(cx, first, kind, x, inner)
     left = [d for d in range(len(x.shape)) if d not in inner]
-    return plain(name, kind, rows, [left.index(d) for d in dims if d not in inner])
+    return plain(cx, name, kind, rows, [left.index(d) for d in dims if d not in inner])
 
 
 def _chunk(extent: Expr) -> Expr:
@@ -225,10 +225,10 @@ def extreme_dim_rule(cx: Context, x: Stage, dim: Any, keepdim: bool = False) -> 
     """The extreme and its position along one dimension."""
     dims = reduce_dims(dim, len(x.shape))
     kind = cx.op
-    value = finish(cx, plain(cx.name("value"), kind, x, dims) if dims else x, x, dims, cost=0)
+    value = finish(cx, plain(cx, cx.name("value"), kind, x, dims) if dims else x, x, dims, cost=0)
     if not dims:
         return value, zeros_like(cx, 1)
-    where = plain(cx.name("where"), f"arg{kind}", x, dims)
+    where = plain(cx, cx.name("where"), f"arg{kind}", x, dims)
     return value, finish(cx, where, x, dims, at=1, cost=0)
 
 
@@ -244,14 +244,14 @@ def _arg(kind: str) -> Callable[..., Stage]:
             return zeros_like(cx, 0)
         if dim is not None:
             dims = reduce_dims(dim, len(x.shape))
-            return finish(cx, plain(cx.name("where"), kind, x, dims), x, dims, cost=0)
+            return finish(cx, plain(cx, cx.name("where"), kind, x, dims), x, dims, cost=0)
         if keepdim:
             raise Unsupported(f"{kind} over all dimensions with keepdim")
         from plait.backends.llvm.lowering.view import regroup
 
         flat_shape = (product(x.shape),)
         flat = cx.reindexed(x, flat_shape, lambda i: regroup(i, flat_shape, x.shape))
-        return finish(cx, plain(cx.name("where"), kind, flat, (0,)), flat, (0,), cost=0)
+        return finish(cx, plain(cx, cx.name("where"), kind, flat, (0,)), flat, (0,), cost=0)
 
     return rule
 

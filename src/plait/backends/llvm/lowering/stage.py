@@ -24,7 +24,18 @@ from plait.backends.llvm.loop.terms import Term
 from plait.backends.llvm.plan import Check
 from plait.symbolic.expr import Expr, product
 
-__all__ = ["DEAR", "Body", "Index", "NotIndexable", "Piece", "Reader", "Stage", "root_of"]
+__all__ = [
+    "DEAR",
+    "Body",
+    "Index",
+    "NotIndexable",
+    "Piece",
+    "Reader",
+    "Stage",
+    "map_stage",
+    "root_of",
+    "view_stage",
+]
 
 Shape = tuple[Expr, ...]
 Index = tuple["Expr | DynamicIndex", ...]
