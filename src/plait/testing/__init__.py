@@ -1,0 +1,1 @@
+"""Testing aids: sample calls of operators, comparisons, gradient checks."""
