@@ -4,7 +4,9 @@ from plait.ops import creation as _creation
 from plait.ops import extremum as _extremum
 from plait.ops import indexing as _indexing
 from plait.ops import joining as _joining
+from plait.ops import loss as _loss
 from plait.ops import matmul as _matmul
+from plait.ops import normalize as _normalize
 from plait.ops import pointwise as _pointwise
 from plait.ops import random as _random
 from plait.ops import reduction as _reduction
@@ -19,7 +21,9 @@ MODULES = (
     _extremum,
     _indexing,
     _joining,
+    _loss,
     _matmul,
+    _normalize,
     _pointwise,
     _random,
     _reduction,

@@ -117,8 +117,8 @@ def _extreme(name: str, pointwise: str) -> Callable[..., Any]:
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
-        f"The {name} of all elements; with ``dim`` (values, indices) along it; with a tensor in its "
-        f"place {pointwise}."
+        f"The {name} of all elements; with ``dim`` (values, indices) along it; with a tensor in "
+        f"its place {pointwise}."
     )
     return function
 

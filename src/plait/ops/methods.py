@@ -110,7 +110,7 @@ def _operators() -> dict[str, Callable[..., Any]]:
 
 
 def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``; self if nothing changes.
+    """``to(dtype)``, ``to(device)``, ``to(device, dtype)``, ``to(other)``; self if nothing changes.
 
     Keywords: dtype, device, copy, non_blocking, memory_format.
     """
@@ -166,7 +166,7 @@ _CONVERTERS = {
 
 
 def _is_method(name: str, op: Overload) -> bool:
-    """Operators whose first argument is the tensor ``self`` are methods, if their name is public."""
+    """Operators whose first argument is the tensor ``self`` are methods, if public."""
     arguments = op.schema.positional
     return bool(arguments) and arguments[0].name == "self" and not name.startswith("_")
 

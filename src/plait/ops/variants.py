@@ -51,7 +51,7 @@ def derive(
 
 
 def inplace_schema(schema: FunctionSchema) -> FunctionSchema:
-    """The schema with a ``Tensor(a!)`` first argument, which is the result, and ``_`` at its name."""
+    """The schema with ``_`` at its name and a written first argument, which is the result."""
     first = replace(schema.arguments[0], alias=_WRITTEN)
     return FunctionSchema(
         schema.namespace,
