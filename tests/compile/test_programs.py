@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 import plait
 from plait.testing.programs import PROGRAMS, Program, check_program
 
 BACKENDS = ["eager", "aot_eager", "llvm"]
-
-
-def fresh_inputs_behind_an_operator(p: Program) -> Callable[..., Any]:
-    return p.fn
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

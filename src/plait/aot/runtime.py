@@ -163,17 +163,51 @@ class Runtime:
         self.forward = forward
         self.backward = backward
         self._needs_symbols = _needs_symbols(meta, backward)
-        self._simple = (
-            backward is None
-            and not meta.mutated_inputs
-            and not meta.num_random_calls
-            and all(o.output_type is OutputType.NON_ALIAS for o in meta.output_info)
-        )
-        self.run: Callable[[list[Any]], Sequence[Any]] = self.run_simple if self._simple else self.run_reference
+        self.source = self.emit()
+        self.run: Callable[[list[Any]], Sequence[Any]] = self._compiled_run()
 
-    def run_simple(self, inputs: list[Any]) -> Sequence[Any]:
-        """No aliases, mutation, random state or gradients: the native call alone."""
-        return self.forward(*inputs)
+    def emit(self) -> str:
+        """The hot path as Python source: :meth:`run_reference` with every branch resolved."""
+        meta = self.meta
+        mutated, plain = meta.mutated_inputs, meta.num_plain_outputs
+        names = [f"new{i}" for i in mutated] + [f"out{k}" for k in range(plain)]
+        names += [f"base{k}" for k in range(meta.num_intermediate_bases)]
+        arguments = "*inputs, *reserve(random_calls)" if meta.num_random_calls else "*inputs"
+        lines = ["def run(inputs):"]
+        kinds = [o.output_type for o in meta.output_info]
+        if self.backward is None and not mutated and all(k is OutputType.NON_ALIAS for k in kinds):
+            return "\n".join([*lines, f"    return forward({arguments})"])
+        if self._needs_symbols:
+            lines.append(f"    symbols = symbol_values(graph, [{arguments}])")
+        lines.append(f"    returns = forward({arguments})")
+        if self.backward is not None:
+            lines.append(f"    record(inputs, returns, {'symbols' if self._needs_symbols else '{}'})")
+        if names:
+            lines.append(f"    {', '.join(names)}, *_ = returns")
+        lines += [f"    write({i}, inputs[{i}], new{i})" for i in mutated]
+        outputs = []
+        for k, info in enumerate(meta.output_info):
+            lines.append(f"    result{k} = {_output_source(k, info, self._needs_symbols)}")
+            outputs.append(f"result{k}")
+        return "\n".join([*lines, f"    return [{', '.join(outputs)}]"])
+
+    def _compiled_run(self) -> Callable[[list[Any]], Sequence[Any]]:
+        """Compile :meth:`emit`'s source, which holds only names and numbers made here."""
+        scope: dict[str, Any] = {
+            "forward": self.forward,
+            "reserve": lambda count: default_generator().reserve(count),
+            "random_calls": self.meta.num_random_calls,
+            "symbol_values": symbol_values,
+            "graph": self.forward_graph,
+            "record": self._record,
+            "write": self._write,
+            "replayed": _replayed,
+            "infos": self.meta.output_info,
+            "constant": _constant,
+        }
+        exec(compile(self.source, "<plait runtime>", "exec"), scope)
+        run: Callable[[list[Any]], Sequence[Any]] = scope["run"]
+        return run
 
     def run_reference(self, inputs: list[Any]) -> Sequence[Any]:
         """The calling convention, step by step."""
@@ -186,7 +220,8 @@ class Runtime:
         count = meta.num_forward_returns
         if self.backward is not None:
             self._record(inputs, returns, symbols)
-        self._write_inputs(inputs, returns)
+        for number, i in enumerate(meta.mutated_inputs):
+            self._write(i, inputs[i], returns[number])
         first = len(meta.mutated_inputs)
         plain = returns[first : first + meta.num_plain_outputs]
         bases = returns[first + meta.num_plain_outputs : count]
@@ -208,16 +243,33 @@ class Runtime:
         node = CompiledBackward(program, inputs, saved, ints)
         attach([returns[k] for k in self.meta.tangent_outputs], node)
 
-    def _write_inputs(self, inputs: Sequence[Tensor], returns: list[Any]) -> None:
-        """The epilogue of mutation: copy new values into the inputs; versions and history follow."""
+    def _write(self, i: int, target: Tensor, value: Tensor) -> None:
+        """The epilogue of one mutation: copy the new value into the input; version and history follow."""
         copy = lookup("aten::copy_")
-        for number, i in enumerate(self.meta.mutated_inputs):
-            value = returns[number]
-            if value._requires_grad and not self.meta.input_info[i].mutations_under_no_grad:
-                copy(inputs[i], value)
-            else:
-                with no_grad():
-                    copy(inputs[i], value)
+        if value._requires_grad and not self.meta.input_info[i].mutations_under_no_grad:
+            copy(target, value)
+            return
+        with no_grad():
+            copy(target, value)
+
+
+def _output_source(k: int, info: OutputAliasInfo, has_symbols: bool) -> str:
+    """Source of user output ``k``; see :func:`_output` for the meaning."""
+    kind, symbols = info.output_type, "symbols" if has_symbols else "{}"
+    if kind is OutputType.NON_ALIAS:
+        return f"out{info.graph_idx}"
+    if kind is OutputType.CONSTANT:
+        return f"constant(infos[{k}], {symbols})"
+    if kind is OutputType.IS_INPUT:
+        return f"inputs[{info.base_idx}]"
+    if kind is OutputType.SAME_OUTPUT:
+        return f"result{info.base_idx}"
+    base = f"inputs[{info.base_idx}]" if kind is OutputType.ALIAS_OF_INPUT else f"base{info.base_idx}"
+    return f"replayed(infos[{k}], {base}, {symbols})"
+
+
+def _constant(info: OutputAliasInfo, symbols: dict[str, Any]) -> Any:
+    return info.constant.evaluate(symbols) if isinstance(info.constant, Expr) else info.constant
 
 
 def _needs_symbols(meta: ViewAndMutationMeta, backward: BackwardProgram | None) -> bool:
@@ -249,7 +301,7 @@ def _output(
         assert info.graph_idx is not None
         return plain[info.graph_idx]
     if kind is OutputType.CONSTANT:
-        return info.constant.evaluate(symbols) if isinstance(info.constant, Expr) else info.constant
+        return _constant(info, symbols)
     assert number is not None
     if kind is OutputType.IS_INPUT:
         return inputs[number]
