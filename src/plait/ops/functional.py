@@ -283,7 +283,8 @@ def _from_sizes(name: str, what: str) -> Callable[..., Tensor]:
         options: dict[str, Any] = {"dtype": dtype, "device": device}
         if generator is not None:
             options["generator"] = generator
-        out = getattr(aten, name).default(_sizes(size), **options)
+        overload = "memory_format" if name == "empty" else "default"
+        out = getattr(getattr(aten, name), overload)(_sizes(size), **options)
         return _requiring(out, requires_grad)
 
     function.__name__ = function.__qualname__ = name
