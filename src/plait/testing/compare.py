@@ -27,6 +27,7 @@ __all__ = [
     "check_gradients_against_torch",
     "check_inplace",
     "check_out",
+    "check_second_gradients_against_torch",
     "check_shape_rule",
     "from_torch",
     "to_torch",
@@ -37,7 +38,7 @@ __all__ = [
 _TOLERANCES: dict[DType, tuple[float, float]] = {
     dtypes.float16: (1e-3, 1e-4),
     dtypes.bfloat16: (1.6e-2, 1e-3),
-    dtypes.float32: (2e-6, 1e-7),
+    dtypes.float32: (2e-6, 5e-7),
     dtypes.float64: (1e-12, 1e-14),
 }
 _LOOSER = {  # family -> factor on both
@@ -84,7 +85,7 @@ def assert_close(
     atol: float | None = None,
     label: str = "",
 ) -> None:
-    """Values equal up to the table's tolerance, shapes equal, NaN where NaN; also tuples of them."""
+    """Values equal up to the table's tolerance, shapes equal, NaN where NaN; tuples too."""
     if isinstance(expected, list | tuple):
         assert len(actual) == len(expected), f"{label}: {len(actual)} results, not {len(expected)}"
         for i, pair in enumerate(zip(actual, expected, strict=True)):
@@ -187,7 +188,7 @@ def check_against_torch(
 def check_error_like_torch(torch: Any, qualname: str, sample: SampleInput) -> None:
     """Both raise, and ours is an instance of the builtin class that torch raised.
 
-    A NotImplementedError and a RuntimeError answer each other, as the first is a case of the second.
+    NotImplementedError and RuntimeError answer each other: the first is a case of the second.
     """
     label = _label(qualname, sample)
     theirs = _error_of(lambda: torch_call(torch, qualname, sample))
@@ -213,7 +214,7 @@ def check_gradients_against_torch(torch: Any, qualname: str, sample: SampleInput
     op, label = lookup(qualname), _label(qualname, sample)
     call = sample.replaced(_differentiable)
     oracle = call.replaced(lambda value: to_torch(torch, value))
-    theirs = [o for o in _results(torch_op(torch, qualname)(*oracle.args, **oracle.kwargs))]
+    theirs = _results(torch_op(torch, qualname)(*oracle.args, **oracle.kwargs))
     ours = _results(op(*call.args, **call.kwargs))
     outs = [i for i, t in enumerate(theirs) if t.requires_grad]
     if not outs:
@@ -229,11 +230,54 @@ def check_gradients_against_torch(torch: Any, qualname: str, sample: SampleInput
         [to_torch(torch, c) for c in cotangents],
         allow_unused=True,
     )
+    used = [t.dtype for t in (*call.tensors(), *ours) if t.dtype.is_floating]
+    rtol, atol = np.max([tolerance(dtype, "gradient") for dtype in used], axis=0)
     for mine, other in zip(got, wanted, strict=True):
         mine_array = np.zeros(()) if mine is None else _as_array(mine)
         other_array = np.zeros(()) if other is None else _as_array(other)
         mine_array, other_array = np.broadcast_arrays(mine_array, other_array)
-        assert_close(mine_array, other_array, family="gradient", label=f"{label} gradient")
+        assert_close(mine_array, other_array, rtol=rtol, atol=atol, label=f"{label} gradient")
+
+
+def check_second_gradients_against_torch(torch: Any, qualname: str, sample: SampleInput) -> None:
+    """Gradients of the gradients, by inputs and cotangents, are torch's (None is zero)."""
+    from plait.autograd.functional import grad
+
+    label = _label(qualname, sample)
+    call = sample.replaced(_differentiable)
+    oracle = call.replaced(lambda value: to_torch(torch, value))
+    ours = _followed(lookup(qualname)(*call.args, **call.kwargs))
+    theirs = _followed(torch_op(torch, qualname)(*oracle.args, **oracle.kwargs))
+    if not theirs:
+        return
+    inputs = [t for t in call.tensors() if t.requires_grad]
+    oracle_inputs = [t for t in _torch_tensors(oracle) if t.requires_grad]
+    gs = [_cotangent(out).requires_grad_() for out in ours]
+    oracle_gs = [to_torch(torch, g) for g in gs]
+    first = grad(ours, inputs, gs, allow_unused=True, create_graph=True)
+    wanted = torch.autograd.grad(
+        theirs, oracle_inputs, oracle_gs, allow_unused=True, create_graph=True
+    )
+    pairs = [
+        (a, b) for a, b in zip(first, wanted, strict=True) if b is not None and b.requires_grad
+    ]
+    if not pairs:
+        return
+    ends = [_cotangent(a) for a, _ in pairs]
+    got = grad([a for a, _ in pairs], [*inputs, *gs], ends, allow_unused=True)
+    wanted = torch.autograd.grad(
+        [b for _, b in pairs],
+        [*oracle_inputs, *oracle_gs],
+        [to_torch(torch, e) for e in ends],
+        allow_unused=True,
+    )
+    for mine, other in zip(got, wanted, strict=True):
+        arrays = [np.zeros(()) if t is None else _as_array(t) for t in (mine, other)]
+        assert_close(*np.broadcast_arrays(*arrays), family="gradient", label=f"{label} second")
+
+
+def _followed(out: Any) -> list[Any]:
+    return [t for t in _results(out) if t.requires_grad]
 
 
 def _torch_tensors(sample: SampleInput) -> list[Any]:
