@@ -1,0 +1,18 @@
+"""The default backend: graphs become loops, loops become native code through LLVM in the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plait.ir.graph import Graph
+
+__all__ = ["llvm"]
+
+
+def llvm(graph: Graph, options: Mapping[str, Any] | None = None) -> Callable[..., list[Any]]:
+    """Compile a functional graph; see `compiler.compile_graph` for the options."""
+    from plait.backends.llvm.compiler import compile_graph
+
+    return compile_graph(graph, options)

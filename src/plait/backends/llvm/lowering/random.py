@@ -7,11 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.backends.llvm.loop.builder import binary, cast, literal, philox
-from plait.backends.llvm.loop.terms import Term
+from plait.backends.llvm.loop.builder import (
+    binary,
+    cast,
+    literal,
+    philox,
+    select,
+    unary,
+)
+from plait.backends.llvm.loop.terms import Term, make_term
 from plait.backends.llvm.lowering.context import Context, lowers, scalar_term
 from plait.backends.llvm.lowering.stage import Index, Reader, Stage
 from plait.backends.llvm.lowering.view import linear_position
+from plait.ops.normal_draw import normal_from_word
 
 __all__: list[str] = []
 
@@ -33,3 +41,35 @@ def philox_uniform_rule(cx: Context, size: Any, seed: Any, call: Any, **options:
         return cast(binary("strict_mul", high, literal(2.0**-24, "f32")), dtype)
 
     return cx.result([], body, cost=COST)
+
+
+class _Terms:
+    """The arithmetic of loop terms, for formulas written once over an abstract arithmetic."""
+
+    def op(self, name: str, *args: Term) -> Term:
+        if name == "select":
+            return select(*args)
+        return unary(name, *args) if len(args) == 1 else binary(name, *args)
+
+    def literal(self, value: float, dtype: str) -> Term:
+        return literal(value, dtype)
+
+    def cast(self, value: Term, dtype: str) -> Term:
+        return cast(value, dtype)
+
+    def bitcast(self, value: Term, dtype: str) -> Term:
+        return make_term("bitcast", dtype, (value,))
+
+
+@lowers("plait::philox_normal")
+def philox_normal_rule(cx: Context, size: Any, seed: Any, call: Any, **options: Any) -> Stage:
+    """Standard normal, by the formula that eager execution uses."""
+    dtype, shape = cx.dtype(), cx.shape()
+
+    def body(read: Reader, i: Index) -> Term:
+        word = philox(
+            scalar_term(seed, "i64"), scalar_term(call, "i64"), linear_position(i, shape)
+        )
+        return cast(normal_from_word(_Terms(), word, dtype), dtype)  # type: ignore[no-any-return]
+
+    return cx.result([], body, cost=4 * COST)
