@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import plait.ops.functional as _operators  # defines every operator looked up below
 from plait.base.errors import InvalidArgument, check
-from plait.dispatch import lookup
+from plait.ops import aten
 from plait.tensor.tensor import Tensor
 
 __all__ = [
@@ -27,21 +26,31 @@ __all__ = [
     "tanh",
 ]
 
-relu = _operators.relu
-sigmoid = _operators.sigmoid
-silu = _operators.silu
-tanh = _operators.tanh
-
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
-_linear = lookup("aten::linear")
-_layer_norm = lookup("aten::layer_norm")
-_gelu = lookup("aten::gelu")
-_dropout = lookup("aten::dropout")
-_softmax = lookup("aten::softmax.int")
-_log_softmax = lookup("aten::log_softmax.int")
-_cross_entropy = lookup("aten::cross_entropy_loss")
-_mse_loss = lookup("aten::mse_loss")
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    result: Tensor = aten.relu.default(x)
+    return result
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    result: Tensor = aten.sigmoid.default(x)
+    return result
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x)."""
+    result: Tensor = aten.silu.default(x)
+    return result
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    result: Tensor = aten.tanh.default(x)
+    return result
 
 
 def _reduction(operator: str, name: str) -> int:
@@ -58,7 +67,7 @@ def _reduction(operator: str, name: str) -> int:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in) @ weight (out, in).T + bias (out,)."""
-    result: Tensor = _linear(x, weight, bias)
+    result: Tensor = aten.linear.default(x, weight, bias)
     return result
 
 
@@ -70,31 +79,31 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Normalise over the last dimensions, which must be `normalized_shape`."""
-    result: Tensor = _layer_norm(x, normalized_shape, weight, bias, eps)
+    result: Tensor = aten.layer_norm.default(x, normalized_shape, weight, bias, eps)
     return result
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """x * P(N(0, 1) <= x); `approximate` is "none" or "tanh"."""
-    result: Tensor = _gelu(x, approximate=approximate)
+    result: Tensor = aten.gelu.default(x, approximate=approximate)
     return result
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Zero each element with probability p and scale the others by 1/(1-p), if `training`."""
-    result: Tensor = _dropout(x, p, training)
+    result: Tensor = aten.dropout.default(x, p, training)
     return result
 
 
 def softmax(x: Tensor, dim: int) -> Tensor:
     """exp(x) over its sum along `dim`."""
-    result: Tensor = _softmax(x, dim)
+    result: Tensor = aten.softmax.int(x, dim)
     return result
 
 
 def log_softmax(x: Tensor, dim: int) -> Tensor:
     """The logarithm of softmax, without overflow."""
-    result: Tensor = _log_softmax(x, dim)
+    result: Tensor = aten.log_softmax.int(x, dim)
     return result
 
 
@@ -102,11 +111,13 @@ def cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
 ) -> Tensor:
     """Negative log likelihood of `target` (class numbers, int64) under softmax of `logits`."""
-    result: Tensor = _cross_entropy(logits, target, weight, _reduction("cross_entropy", reduction))
+    result: Tensor = aten.cross_entropy_loss.default(
+        logits, target, weight, _reduction("cross_entropy", reduction)
+    )
     return result
 
 
 def mse_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """Squares of the differences; their mean, their sum or each."""
-    result: Tensor = _mse_loss(x, target, _reduction("mse_loss", reduction))
+    result: Tensor = aten.mse_loss.default(x, target, _reduction("mse_loss", reduction))
     return result

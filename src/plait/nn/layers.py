@@ -13,7 +13,7 @@ from plait.autograd.grad_mode import no_grad
 from plait.base.errors import InvalidArgument, check
 from plait.nn import functional
 from plait.nn.module import Module, Parameter
-from plait.ops.functional import empty, ones, rand, zeros
+from plait.ops import aten
 from plait.tensor.dtype import DType
 from plait.tensor.tensor import Tensor
 
@@ -44,9 +44,9 @@ class Linear(Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = Parameter(empty((out_features, in_features), dtype=dtype))
+        self.weight = Parameter(aten.empty.memory_format((out_features, in_features), dtype=dtype))
         self.register_parameter(
-            "bias", Parameter(empty((out_features,), dtype=dtype)) if bias else None
+            "bias", Parameter(aten.empty.memory_format((out_features,), dtype=dtype)) if bias else None
         )
         self.reset_parameters()
 
@@ -55,7 +55,7 @@ class Linear(Module):
         bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
         for parameter in self.parameters():
             with no_grad():
-                draw = rand(parameter.shape, dtype=parameter.dtype)
+                draw = aten.rand.default(parameter.shape, dtype=parameter.dtype)
                 parameter.copy_((draw * 2 - 1) * bound)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,10 +88,13 @@ class LayerNorm(Module):
         has_bias = elementwise_affine and bias
         self.register_parameter(
             "weight",
-            Parameter(ones(self.normalized_shape, dtype=dtype)) if elementwise_affine else None,
+            Parameter(aten.ones.default(self.normalized_shape, dtype=dtype))
+            if elementwise_affine
+            else None,
         )
         self.register_parameter(
-            "bias", Parameter(zeros(self.normalized_shape, dtype=dtype)) if has_bias else None
+            "bias",
+            Parameter(aten.zeros.default(self.normalized_shape, dtype=dtype)) if has_bias else None,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,8 +146,7 @@ class ReLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> the same shape."""
-        result: Tensor = functional.relu(x)
-        return result
+        return functional.relu(x)
 
 
 class Sequential(Module):
