@@ -10,29 +10,127 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from plait import autograd, ops
+from plait.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from plait.base.config import config
+from plait.base.errors import PlaitError
+from plait.dispatch import DispatchMode
+from plait.ops import functional as _functional
+from plait.ops import methods as _methods
+from plait.ops.random import Generator, get_rng_state, initial_seed, manual_seed, set_rng_state
+from plait.tensor.device import Device
+from plait.tensor.dtype import (
+    DType,
+    bfloat16,
+    bool_,
+    complex64,
+    complex128,
+    float16,
+    float32,
+    float64,
+    get_default_dtype,
+    int8,
+    int16,
+    int32,
+    int64,
+    set_default_dtype,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from plait.tensor.promotion import promote, result_type
+from plait.tensor.tensor import Tensor, from_dlpack, from_numpy, tensor
+from plait.transforms import func
+
+if TYPE_CHECKING:
+    from plait import aot, backends, capture, cli, ir, nn, optim, testing
+    from plait.backends.registry import list_backends, register_backend
+    from plait.compile import compile
+    from plait.ops._functions import *  # noqa: F403  # a stub, written by make docs
 
 __version__ = "0.1.0"
 
-# Public name -> module that defines it; None: the name is the module itself.
-_LAZY: dict[str, str | None] = {
+assert _methods.METHODS  # importing it attached the operators to Tensor
+
+__all__ = [
+    "DType",
+    "Device",
+    "DispatchMode",
+    "Generator",
+    "PlaitError",
+    "Tensor",
+    "aot",
+    "autograd",
+    "backends",
+    "bfloat16",
+    "bool_",
+    "capture",
+    "cli",
+    "compile",
+    "complex64",
+    "complex128",
+    "config",
+    "enable_grad",
+    "float16",
+    "float32",
+    "float64",
+    "from_dlpack",
+    "from_numpy",
+    "func",
+    "get_default_dtype",
+    "get_rng_state",
+    "initial_seed",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "ir",
+    "is_grad_enabled",
+    "list_backends",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "ops",
+    "optim",
+    "promote",
+    "register_backend",
+    "result_type",
+    "set_default_dtype",
+    "set_grad_enabled",
+    "set_rng_state",
+    "tensor",
+    "testing",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+]
+__all__ += _functional.__all__  # the operators as functions: add, relu, zeros, ...
+globals().update({name: _functional.FUNCTIONS[name] for name in _functional.__all__})
+
+# Name -> the module that defines it, loaded when the name is first used; None: it is a module.
+_LATER: dict[str, str | None] = {
+    "aot": None,
+    "backends": None,
+    "capture": None,
+    "cli": None,
+    "compile": "plait.compile",
+    "ir": None,
+    "list_backends": "plait.backends.registry",
     "nn": None,
     "optim": None,
-    "backends": None,
+    "register_backend": "plait.backends.registry",
     "testing": None,
-    "cli": None,
-    "ir": None,
-    "capture": None,
-    "aot": None,
-    "interop": None,
-    "compile": "plait.compile",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _LATER:
         raise AttributeError(f"module 'plait' has no attribute {name!r}")
-    home = _LAZY[name]
+    home = _LATER[name]
     if home is None:
         return importlib.import_module(f"plait.{name}")
     value = getattr(importlib.import_module(home), name)
@@ -41,7 +139,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LATER})
 
 
 class _Package(ModuleType):
@@ -54,34 +152,3 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
-
-
-def _load_eager() -> None:
-    """Bring the names of L0 to L6 here, as far as they are written."""
-    for home, names in {
-        "plait.base.errors": ["PlaitError"],
-        "plait.tensor.dtype": None,
-        "plait.tensor.device": ["Device"],
-        "plait.tensor.tensor": ["Tensor", "tensor", "from_numpy"],
-        "plait.ops.functional": None,
-        "plait.ops.random": ["Generator", "manual_seed"],
-        "plait.autograd.grad_mode": None,
-        "plait.transforms": ["func"],
-        "plait.autograd": ["autograd"],
-        "plait.ops.methods": [],
-    }.items():
-        try:
-            module = importlib.import_module(home)
-        except ModuleNotFoundError:
-            continue
-        if home == "plait.tensor.dtype":
-            globals().update(
-                {k: v for k, v in vars(module).items() if isinstance(v, getattr(module, "DType"))}
-            )
-            names = ["DType", "get_default_dtype", "set_default_dtype"]
-        for name in names if names is not None else getattr(module, "__all__", ()):
-            if hasattr(module, name):
-                globals()[name] = getattr(module, name)
-
-
-_load_eager()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from plait.base.errors import InvalidArgument, check
-from plait.ops.functional import expm1
+from plait.ops import aten
 from plait.optim.optimizer import Optimizer, Slots, check_not_negative
 from plait.tensor.dtype import DType
 from plait.tensor.tensor import Tensor
@@ -70,7 +70,7 @@ class AdamW(Optimizer):
         expm1 keeps full precision where beta2**step is near 1, as it is in the first steps.
         """
         count = step if step.dtype is dtype else step.to(dtype)
-        first, second = (-expm1(count * math.log(beta)) for beta in self.betas)
+        first, second = (-aten.expm1.default(count * math.log(beta)) for beta in self.betas)
         return first.reciprocal() * self.lr, second.sqrt()
 
     def _update_one(

@@ -14,7 +14,7 @@ import optree
 
 from plait.autograd.grad_mode import no_grad
 from plait.base.errors import ArgumentTypeError, AutogradError, InvalidArgument, check
-from plait.ops.functional import zeros
+from plait.ops import aten
 from plait.tensor.dtype import float32
 from plait.tensor.tensor import Tensor
 
@@ -70,7 +70,7 @@ class Optimizer:
                 name: optree.tree_map(lambda p: p.detach() * 0, params) for name in self.slot_names
             }
             if self.counts_steps:
-                state["step"] = zeros((), dtype=float32)
+                state["step"] = aten.zeros.default((), dtype=float32)
         return state
 
     def update(self, params: Any, grads: Any, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
