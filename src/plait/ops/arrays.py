@@ -5,6 +5,7 @@ Owns what kernels share and knows no operator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -95,9 +96,10 @@ def _holds(dtype: DType, value: Any) -> bool:
     if isinstance(value, complex):
         return dtype.is_complex
     if dtype.is_integral:
-        limits = np.iinfo(dtype.numpy)
+        limits = np.iinfo(dtype.name)
         lowest = limits.min if dtype.is_signed else -limits.max
-        return bool(np.isfinite(value) and lowest <= int(value) <= limits.max)
+        is_finite = not isinstance(value, float) or math.isfinite(value)
+        return is_finite and lowest <= int(value) <= limits.max
     if dtype.is_floating:
         return bool(np.isinf(value) or not np.isinf(np.asarray(value, dtype.numpy)))
     return True

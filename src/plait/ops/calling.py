@@ -16,7 +16,7 @@ from plait.dispatch.operator import Overload
 from plait.symbolic.symint import SymInt
 from plait.tensor.tensor import Tensor
 
-__all__ = ["NUMBERS", "by_operand", "callable_of", "is_number"]
+__all__ = ["NUMBERS", "by_operand", "callable_of", "is_number", "plain_number"]
 
 NUMBERS = frozenset((float, int, bool, complex))  # the usual classes, tested first
 
@@ -26,6 +26,11 @@ def is_number(value: Any) -> bool:
     return value.__class__ in NUMBERS or isinstance(
         value, int | float | complex | SymInt | np.number | np.bool_
     )
+
+
+def plain_number(value: Any) -> Any:
+    """A NumPy scalar as a Python number, so that it brings no dtype of its own to a call."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def callable_of(name: str) -> Callable[..., Any]:
@@ -74,7 +79,7 @@ def by_operand(tensor_op: Overload, scalar_op: Overload) -> Callable[..., Any]:
             return _with_out(operator, (input, other), kwargs)
         if isinstance(other, Tensor):
             return with_tensor(input, other, **kwargs)
-        return with_number(input, other, **kwargs)
+        return with_number(input, plain_number(other), **kwargs)
 
     return _named(function, tensor_op.name, [str(tensor_op.schema), str(scalar_op.schema)])
 

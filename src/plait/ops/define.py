@@ -68,7 +68,7 @@ def define(
     decomposition: Rule | None = None,
     composite: Rule | None = None,
     dtypes: Iterable[DType] | None = None,
-    inplace: bool = False,
+    inplace: bool | str = False,
     out: bool | str = False,
 ) -> Overload:
     """Define one operator and return its overload.

@@ -101,8 +101,9 @@ def elementwise(
     checks: Rule | None = None,
     decomposition: Rule | None = None,
     out: bool | str = True,
-    inplace: bool = True,
+    inplace: bool | str = True,
     tags: Iterable[Tag] = (),
+    memory_order: str = "operands",
 ) -> Overload:
     """Define a pointwise operator.
 
@@ -110,6 +111,8 @@ def elementwise(
         arguments as in the schema. Argument names: operands are the leading positional arguments
         of type Tensor or Scalar, up to the first one named ``alpha`` or ``value``.
     fast: dtypes for which ``fn`` may be called without the shape rule (Note [Fast path]).
+    memory_order: of the result: that of the "operands", the first one deciding; of the operands
+        "reversed", the last one deciding; or always "contiguous".
     checks: (operands and other arguments as in the schema) raises errors beyond those of types.
     """
     parsed = FunctionSchema.parse(schema)
@@ -120,9 +123,13 @@ def elementwise(
         operands = args[:count]
         if checks is not None:
             checks(*args, **kwargs)
-        return elementwise_meta(
-            name, [a for a in operands if hasattr(a, "shape")], types(name, *operands)[1]
-        )
+        tensors = [a for a in operands if hasattr(a, "shape")]
+        if memory_order == "reversed":
+            tensors.reverse()
+        meta = elementwise_meta(name, tensors, types(name, *operands)[1])
+        if memory_order == "contiguous":
+            return TensorMeta(meta.shape, meta.dtype, meta.device)
+        return meta
 
     slow = _slow_path(fn, shape, types, name, count)
     kernel = _fast_path(parsed, fn, fast, slow) if fast else slow
@@ -135,7 +142,8 @@ def elementwise(
         kind="elementwise",
         tags=(Tag.POINTWISE, *tags),
     )
-    inplace = inplace and parsed.arguments[0].type.base == "Tensor"
+    if parsed.arguments[0].type.base != "Tensor":
+        inplace = False
     direct = None if types is boolean else (fn, fast)
     variants.derive(op, inplace=inplace, out=out, direct=direct)
     return op

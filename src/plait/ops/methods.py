@@ -13,7 +13,7 @@ from plait.base.errors import ArgumentTypeError
 from plait.dispatch.dispatcher import lookup, packets_of
 from plait.dispatch.operator import Overload
 from plait.ops import aten, functional, subscript
-from plait.ops.calling import NUMBERS, callable_of, is_number
+from plait.ops.calling import NUMBERS, callable_of, is_number, plain_number
 from plait.tensor import dtype as dtypes
 from plait.tensor.tensor import Tensor
 
@@ -33,9 +33,9 @@ def _binary(tensor_op: Overload, scalar_op: Overload) -> Callable[..., Any]:
     def method(self: Tensor, other: Any) -> Any:
         if isinstance(other, Tensor):
             return with_tensor(self, other)
-        if other.__class__ in NUMBERS or is_number(other):
+        if other.__class__ in NUMBERS:
             return with_number(self, other)
-        return NotImplemented
+        return with_number(self, plain_number(other)) if is_number(other) else NotImplemented
 
     return method
 
@@ -46,7 +46,7 @@ def _pair(name: str, scalar: str = "Scalar", tensor: str = "Tensor") -> Callable
 
 def _reflected(op: Callable[[Tensor, Any], Any]) -> Callable[..., Any]:
     def method(self: Tensor, other: Any) -> Any:
-        return op(self, other) if is_number(other) else NotImplemented
+        return op(self, plain_number(other)) if is_number(other) else NotImplemented
 
     return method
 
@@ -93,7 +93,7 @@ def _operators() -> dict[str, Callable[..., Any]]:
         "__itruediv__": _pair("div_"),
         "__rtruediv__": _reflected(lambda x, n: mul.call(aten.reciprocal.default(x), n)),
         "__pow__": _pair("pow", "Tensor_Scalar", "Tensor_Tensor"),
-        "__ipow__": _pair("pow_", "Tensor_Scalar", "Tensor_Tensor"),
+        "__ipow__": _pair("pow_"),
         "__rpow__": _reflected(lambda x, n: aten.pow.Scalar(n, x)),
         "__neg__": _unary("neg"),
         "__abs__": _unary("abs"),

@@ -100,13 +100,20 @@ sub_scalar = elementwise(
     tags=(Tag.CORE,),
     vjp={"self": lambda g: g},
 )
+
+
+def _rsub_parts(self: Any, other: Any, alpha: Any) -> Any:
+    wide = aten._to_copy.default(self, dtype=result_type(self, other))
+    return add_scalar(wide * -alpha, other)
+
+
 rsub_scalar = elementwise(
     "aten::rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor",
     lambda a, b, alpha: np.subtract(b, a if alpha == 1 else a * np.asarray(alpha).astype(a.dtype)),
     checks=_check_subtraction,
     inplace=False,
     vjp={"self": lambda g, alpha: g * -alpha},
-    decomposition=lambda self, other, alpha: add_scalar(self * -alpha, other),
+    decomposition=_rsub_parts,
 )
 mul = elementwise(
     "aten::mul.Tensor(Tensor self, Tensor other) -> Tensor",
@@ -373,6 +380,7 @@ pow_scalar = elementwise(
     _power,
     checks=_check_power,
     fast=FLOATS,
+    inplace="Scalar",
     tags=(Tag.CORE,),
     vjp={"self": _power_vjp},
 )
@@ -381,6 +389,7 @@ pow = elementwise(
     _power,
     checks=_check_power,
     fast=FLOATS,
+    inplace="Tensor",
     tags=(Tag.CORE,),
     vjp={"self": _power_base_vjp, "exponent": _power_exponent_vjp},
 )
@@ -388,6 +397,7 @@ pow_of_scalar = elementwise(
     "aten::pow.Scalar(Scalar self, Tensor exponent) -> Tensor",
     _power,
     checks=_check_power,
+    memory_order="contiguous",
     vjp={"exponent": _power_of_number_vjp},
 )
 
@@ -569,6 +579,7 @@ def _threshold_backward(g: Array, x: Array, threshold: Any) -> Array:
 threshold_backward = elementwise(
     "aten::threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor",
     _threshold_backward,
+    memory_order="reversed",
     inplace=False,
     out=False,
     vjp={

@@ -149,7 +149,9 @@ masked_fill = define(
     inplace=True,
     out=True,
     vjp={"self": lambda g, mask: masked_fill(g, mask, 0), "mask": None},
-    decomposition=lambda self, mask, value: where(mask, _number(self, value), self),
+    decomposition=lambda self, mask, value: where(
+        mask, aten.scalar_tensor.default(value, dtype=self.dtype), self
+    ),
 )
 
 # ---------------------------------------------------------------- copies

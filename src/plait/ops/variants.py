@@ -34,29 +34,30 @@ _TENSOR = Type("Tensor")
 def derive(
     op: Overload,
     *,
-    inplace: bool = True,
+    inplace: bool | str = True,
     out: bool | str = True,
     direct: tuple[Rule, frozenset[DType]] | None = None,
 ) -> None:
     """Define the in-place and the ``out=`` overload of a functional operator with one result.
 
-    out: may name the overload ("out"); the default is PyTorch's: "out", or "<overload>_out".
+    inplace, out: may name the overloads; the defaults are those of PyTorch's names: that of the
+        functional overload, and "out" or "<overload>_out".
     direct: a NumPy function and the dtypes for which its own answer is the operator's, so that it
         may write straight into the first argument.
     """
     if inplace:
-        _derive_inplace(op, direct)
+        _derive_inplace(op, direct, inplace if isinstance(inplace, str) else None)
     if out:
         _derive_out(op, out if isinstance(out, str) else None)
 
 
-def inplace_schema(schema: FunctionSchema) -> FunctionSchema:
+def inplace_schema(schema: FunctionSchema, overload: str | None = None) -> FunctionSchema:
     """The schema with ``_`` at its name and a written first argument, which is the result."""
     first = replace(schema.arguments[0], alias=_WRITTEN)
     return FunctionSchema(
         schema.namespace,
         schema.name + "_",
-        schema.overload,
+        schema.overload if overload is None else overload,
         (first, *schema.arguments[1:]),
         (Return(_TENSOR, _WRITTEN),),
     )
@@ -134,8 +135,10 @@ def write(target: Tensor, result: Tensor) -> None:
 # ---------------------------------------------------------------- in place
 
 
-def _derive_inplace(op: Overload, direct: tuple[Rule, frozenset[DType]] | None) -> Overload:
-    variant = dispatcher.define(inplace_schema(op.schema), (*op.tags, Tag.INPLACE))
+def _derive_inplace(
+    op: Overload, direct: tuple[Rule, frozenset[DType]] | None, overload: str | None
+) -> Overload:
+    variant = dispatcher.define(inplace_schema(op.schema, overload), (*op.tags, Tag.INPLACE))
     variant.functional, op.inplace, variant.kind = op, variant, op.kind
     functional_shape = _required(op.shape_rule, op)
     name = variant.name

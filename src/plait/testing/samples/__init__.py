@@ -95,10 +95,11 @@ def samples(qualname: str) -> list[SampleInput]:
     return list(_SAMPLERS[qualname]())
 
 
-def sampled() -> list[str]:
-    """The operators that have samples, in order of registration."""
+def sampled(family: str | None = None) -> list[str]:
+    """The operators that have samples (of one family module, "pointwise"), as registered."""
     _load()
-    return list(_SAMPLERS)
+    home = f"{__name__}.{family}"
+    return [q for q, fn in _SAMPLERS.items() if family is None or fn.__module__ == home]
 
 
 # ---------------------------------------------------------------- making tensors

@@ -114,7 +114,6 @@ _binary("mul.Tensor", "div.Tensor")
 _binary("maximum", "minimum", "logical_and", "logical_or", "logical_xor")
 _binary(*[f"{name}.Tensor" for name in ("eq", "ne", "lt", "le", "gt", "ge")])
 _binary("pow.Tensor_Tensor", among=_NUMBERS, low=0.5)
-_binary("copy", among=_ALL)
 _INTEGERS = (*_NUMBERS[2:], dtypes.bool_)
 
 
@@ -240,6 +239,15 @@ def _masked_fill() -> Iterator[SampleInput]:
     for dtype in _ALL:
         mask = make(2, 1, dtype=dtypes.bool_, seed=3)
         yield SampleInput(make(4, dtype=dtype), mask, 1.5, name=f"broadcast_{dtype.name}")
+
+
+@sampler("aten::copy")
+def _copy() -> Iterator[SampleInput]:
+    for name, x in layouts():
+        yield SampleInput(x, make(*x.shape, seed=1), name=name)
+        yield SampleInput(x, make(seed=1), name=f"{name}_broadcast")
+    for name, a, b in dtype_pairs():
+        yield SampleInput(make(2, 5, dtype=a), make(5, dtype=b, low=0.0, seed=1), name=name)
 
 
 @sampler("aten::_to_copy")
