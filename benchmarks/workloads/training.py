@@ -111,7 +111,7 @@ def check(system: System, work: str) -> float:
     step = prepare(system, work)
     for _ in range(19):
         step()
-    got = float(step())
+    got = float(step().detach())
     expected = _numpy_loss(work, 20)
     return abs(got - expected) / abs(expected)
 
