@@ -19,7 +19,7 @@ Backend = Callable[..., Callable[..., Any]]
 
 ENTRY_POINT_GROUP = "plait.backends"
 _BUILT_IN = {
-    "llvm": ("plait.backends.llvm", "llvm", ()),
+    "llvm": ("plait.backends.llvm.compiler", "compile_graph", ()),
     "aot_eager": ("plait.backends.interpreter", "aot_eager", ("debug",)),
     "eager": ("plait.backends.interpreter", "eager", ("debug",)),
 }

@@ -155,6 +155,9 @@ class CaptureMode(PreDispatchMode):
         self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], redispatch: Callable[..., Any]
     ) -> Any:
         args, kwargs = self._faked(args), {k: self._faked(v) for k, v in kwargs.items()}
+        if op.is_composite and tls.grad_enabled and any(t._requires_grad for t in tensors_in(args)):
+            # The tape may be differentiated inside the trace: what it saves must be graph values.
+            return op.composite_body(*args, **kwargs)
         results = redispatch(*args, **kwargs)
         recorder = self.recorder
         recorder.source = user_stack()
@@ -426,7 +429,3 @@ def _drop_unused_inputs(graph: Graph, inputs: list[ProgramInput]) -> None:
     inputs[:] = kept
     graph.inputs[:] = [i.value for i in kept]
 
-
-def has_tensors(items: tuple[Any, ...]) -> bool:
-    """Whether any tensor is among ``items``."""
-    return next(tensors_in(items), None) is not None
