@@ -37,7 +37,7 @@ from plait.backends.llvm.native.mathtables import (
     TWO_OVER_PI_WORDS,
     Table,
 )
-from plait.backends.llvm.native.vector import Space, Value, horner
+from plait.backends.llvm.native.vector import Space, Value, horner, paired
 
 __all__ = ["MATH", "call_math"]
 
@@ -72,7 +72,8 @@ def _exp_scaled(x: Value, low: Value | None = None) -> Value:
     if low is not None:
         r = r + low
     scale = (shifted.bits() << t.mantissa).as_float()
-    return horner(r, (1.0, 1.0, *t.exp)) * scale * scale
+    square = r * r
+    return (paired(r, square, t.exp).fma(square, r) + 1.0) * scale * scale
 
 
 def exp(x: Value) -> Value:

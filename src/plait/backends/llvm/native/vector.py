@@ -15,15 +15,26 @@ from typing import Any
 
 from llvmlite import ir
 
-__all__ = ["BITS", "RELAXED", "Space", "Value", "element_type", "horner", "memory_type", "suffix"]
+__all__ = [
+    "BITS",
+    "RELAXED",
+    "Space",
+    "Value",
+    "element_type",
+    "horner",
+    "memory_type",
+    "paired",
+    "suffix",
+]
 
 BITS = {
     "i1": 1, "i8": 8, "u8": 8, "i16": 16, "u16": 16, "i32": 32, "u32": 32, "i64": 64, "u64": 64,
     "f16": 16, "bf16": 16, "f32": 32, "f64": 64,
 }  # fmt: skip
 
-RELAXED = ("reassoc", "nsz", "contract")
-"""Flags of ordinary arithmetic. Never nnan or ninf: NaN and infinities behave as in eager."""
+RELAXED = ("nsz", "contract")
+"""Flags of ordinary arithmetic. Never nnan or ninf: NaN and infinities behave as in eager. Sums are
+reassociated by emission alone, where it splits a reduction over lanes."""
 
 _FLOATS: dict[str, Any] = {"f16": ir.HalfType(), "f32": ir.FloatType(), "f64": ir.DoubleType()}
 _INTEGER_OF = {"f16": "i16", "f32": "i32", "f64": "i64"}
@@ -94,6 +105,10 @@ class Space:
         """The same place with the flags of ordinary arithmetic."""
         return Space(self.builder, self.lanes, RELAXED)
 
+    def strict(self) -> Space:
+        """The same place without flags: IEEE arithmetic as written."""
+        return Space(self.builder, self.lanes)
+
     def with_lanes(self, lanes: int) -> Space:
         """The same place with another number of lanes."""
         return Space(self.builder, lanes, self.flags)
@@ -129,14 +144,21 @@ class Space:
         body = ", ".join(f"{element} {lane}" for lane in range(self.lanes))
         return Value(self, _Text(self.type(dtype), f"<{body}>"), dtype)
 
-    def intrinsic(self, name: str, result: Any, args: Sequence[Any], over: Sequence[Any]) -> Any:
+    def intrinsic(
+        self,
+        name: str,
+        result: Any,
+        args: Sequence[Any],
+        over: Sequence[Any],
+        flags: tuple[str, ...] = (),
+    ) -> Any:
         """Call an overloaded intrinsic by name; `over` are the types in its suffix."""
         full = ".".join([name, *map(suffix, over)])
         function = self.module.globals.get(full)
         if function is None:
             kind = ir.FunctionType(result, [arg.type for arg in args])
             function = ir.Function(self.module, kind, full)
-        return self.builder.call(function, args)
+        return self.builder.call(function, args, fastmath=flags)
 
 
 class Value:
@@ -332,4 +354,15 @@ def horner(x: Value, coefficients: Sequence[float]) -> Value:
     total = x.space.const(x.dtype, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
         total = total.fma(x, coefficient)
+    return total
+
+
+def paired(x: Value, square: Value, coefficients: Sequence[float]) -> Value:
+    """The same polynomial as pairs in x combined by Horner's rule in x**2: half the waiting."""
+    pairs = [x.fma(high, low) for low, high in zip(coefficients[::2], coefficients[1::2])]
+    if len(coefficients) % 2:
+        pairs.append(x.space.const(x.dtype, coefficients[-1]))
+    total = pairs.pop()
+    while pairs:
+        total = total.fma(square, pairs.pop())
     return total

@@ -1,0 +1,363 @@
+"""Loop nests of one kernel: passes over rows, reductions, vectors with their tails.
+
+A *point* is one value of the outer axes. Inside it, reductions that only need the point are run as
+passes over their axis (level by level of dependence, equal axes together), then the stores.
+Sums over lanes and tails have an order fixed by the extent, so threads cannot change a result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from plait.backends.llvm.loop.kernel import Kernel, Store
+from plait.backends.llvm.loop.terms import Axis, Term
+from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar, growth
+from plait.backends.llvm.native.emit_memory import Memory, widen
+from plait.backends.llvm.native.emit_reduce import Accumulators
+from plait.backends.llvm.native.emit_terms import Scratch, Terms, alloca_row, inside, padded, work
+from plait.backends.llvm.native.vector import BITS, Space, Value
+from plait.symbolic.expr import as_int
+
+__all__ = ["Nest"]
+
+Body = Callable[[Any, Value | None, list[Any]], list[Any]]
+
+DEAR = 8
+"""Values of at least this many instructions are kept between passes instead of computed again."""
+STACK_ROW_BYTES = 1 << 16
+
+
+class Nest:
+    """Emits the loops of one kernel inside a function being built."""
+
+    def __init__(self, kernel: Kernel, memory: Memory, builder: Any, vector_bits: int) -> None:
+        self.kernel = kernel
+        self.builder = builder
+        self.memory = memory
+        self.entry = builder.block
+        self.vector_bits = vector_bits
+        self.terms = Terms(memory, self._reduce_now)
+        self.native_lanes = vector_bits // self._element_bits()
+
+    def _element_bits(self) -> int:
+        """Bits of the narrowest element that counts: 32 unless everything is 64 bits wide."""
+        every = inside(self.kernel.roots(), lambda term: False)
+        return min(max(BITS[term.dtype], 32) for term in every if term.op not in ("const", "index"))
+
+    # Shapes of loops -----------------------------------------------------------------------------
+
+    def loop(self, start: Any, stop: Any, step: int, carried: list[Any], body: Body) -> list[Any]:
+        """for (i = start; i < stop; i += step) with carried values; returns their last values."""
+        builder = self.builder
+        before = builder.block
+        inner, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
+        builder.cbranch(builder.icmp_signed("<", start, stop), inner, after)
+        builder.position_at_end(inner)
+        index = builder.phi(I64)
+        index.add_incoming(start, before)
+        values = [builder.phi(value.type) for value in carried]
+        for phi, value in zip(values, carried):
+            phi.add_incoming(value, before)
+        results = body(index, None, list(values))
+        following = builder.add(index, I64(step), flags=("nsw",))
+        latch = builder.block
+        index.add_incoming(following, latch)
+        for phi, value in zip(values, results):
+            phi.add_incoming(value, latch)
+        builder.cbranch(builder.icmp_signed("<", following, stop), inner, after)
+        builder.position_at_end(after)
+        return self._merge([(before, carried), (latch, results)])
+
+    def _merge(self, incoming: list[tuple[Any, list[Any]]]) -> list[Any]:
+        merged = []
+        for column in zip(*(values for _, values in incoming)):
+            phi = self.builder.phi(column[0].type)
+            for (block, _), value in zip(incoming, column):
+                phi.add_incoming(value, block)
+            merged.append(phi)
+        return merged
+
+    def vector_loop(
+        self, start: Any, stop: Any, lanes: int, extent: int | None, carried: list[Any], body: Body
+    ) -> list[Any]:
+        """Whole vectors, then one masked tail unless `extent` says that there is none."""
+        builder = self.builder
+        if lanes == 1:
+            return self.loop(start, stop, 1, carried, body)
+        if extent is not None and extent % lanes == 0:
+            return self.loop(start, stop, lanes, carried, body)
+        length = builder.sub(stop, start)
+        middle = builder.add(start, builder.and_(length, I64(-lanes)))
+        if extent is None or extent >= lanes:
+            carried = self.loop(start, middle, lanes, carried, body)
+        return self._tail(middle, stop, lanes, carried, body)
+
+    def _tail(self, start: Any, stop: Any, lanes: int, carried: list[Any], body: Body) -> list[Any]:
+        builder = self.builder
+        before = builder.block
+        self.terms.inline = False
+        with builder.if_then(builder.icmp_signed("<", start, stop)):
+            space = Space(builder, lanes)
+            remaining = builder.trunc(builder.sub(stop, start), space.with_lanes(1).type("i32"))
+            mask = space.iota("i32").lt(space.splat(remaining, "i32"))
+            results = body(start, mask, carried)
+            inner = builder.block
+        self.terms.inline = True
+        return self._merge([(before, carried), (inner, results)])
+
+    # Points --------------------------------------------------------------------------------------
+
+    def point(self, frame: Frame, depth: int, stores: Sequence[Store]) -> None:
+        """Everything at one point of the first `depth` axes."""
+        axes = self.kernel.axes
+        deeper = [store for store in stores if store.depth > depth]
+        roots = _roots(stores)
+        last = depth == len(axes) - 1
+        vector = bool(deeper) and last and frame.vector is None
+        self._passes(
+            roots, frame, _roots(deeper) if vector else [], axes[depth] if vector else None
+        )
+        if deeper:
+            self._hoist(_roots(deeper), axes[depth].name, frame)
+        self._write([store for store in stores if store.depth == depth], frame)
+        if not deeper:
+            return
+        if vector:
+            extent = axes[depth].extent
+            self.vector_axis(axes[depth], frame, deeper, I64(0), emit_scalar(extent, frame))
+        else:
+            self._scalar_axis(axes[depth], frame, deeper, depth)
+        self.terms.scratch = Scratch()
+
+    def elements(self, frame: Frame, begin: Any, end: Any) -> None:
+        """A range of the only axis, by vectors."""
+        axis, stores = self.kernel.axes[0], self.kernel.stores
+        self._passes(_roots(stores), frame, [], None)
+        self._hoist(_roots(stores), axis.name, frame)
+        self.vector_axis(axis, frame, list(stores), begin, end)
+
+    def hoist_above(self, frame: Frame, axes: Sequence[Axis]) -> None:
+        """Evaluate before the loop over items what depends on no axis at all."""
+        roots = _roots(self.kernel.stores)
+        if axes:
+            self._passes(roots, frame, [], None)
+            self._hoist(roots, axes[0].name, frame)
+
+    def _scalar_axis(self, axis: Axis, frame: Frame, stores: list[Store], depth: int) -> None:
+        def body(index: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
+            self.point(Frame(frame, frame.space, {axis.name: index}), depth + 1, stores)
+            return []
+
+        self.loop(I64(0), emit_scalar(axis.extent, frame), 1, [], body)
+
+    def vector_axis(
+        self, axis: Axis, frame: Frame, stores: Sequence[Store], start: Any, stop: Any
+    ) -> None:
+        """Stores over the innermost axis from start to stop, by vectors."""
+        lanes = self._lanes(_roots(stores), axis, scalar=_must_be_scalar(stores, axis))
+
+        def body(index: Any, mask: Value | None, _carried: list[Any]) -> list[Any]:
+            inner = self._lane_frame(frame, axis.name, index, lanes, mask)
+            self._passes(_roots(stores), inner, [], None)
+            self._write(stores, inner)
+            return []
+
+        self.vector_loop(start, stop, lanes, as_int(axis.extent), [], body)
+
+    def _lane_frame(
+        self, frame: Frame, name: str, index: Any, lanes: int, mask: Value | None
+    ) -> Frame:
+        vector = name if lanes > 1 else None
+        return Frame(frame, Space(self.builder, lanes), {name: index}, vector=vector, mask=mask)
+
+    def _lanes(self, roots: list[Term], axis: Axis, *, scalar: bool = False) -> int:
+        """Lanes of a loop: one to four registers, fewer for dear bodies and short extents."""
+        if scalar:
+            return 1
+        amount = work(roots, axis.name)
+        registers = 4 if amount <= 45 else 2 if amount <= 90 else 1
+        lanes = self.native_lanes * registers
+        extent = as_int(axis.extent)
+        while extent is not None and lanes > self.native_lanes and extent % lanes:
+            lanes //= 2
+        while extent is not None and lanes > 2 and lanes >= 2 * extent:
+            lanes //= 2
+        return lanes
+
+    def _write(self, stores: Sequence[Store], frame: Frame) -> None:
+        values = [self.terms.evaluate(store.value, frame) for store in stores]
+        for store, value in zip(stores, values):
+            if store.indices:
+                self._scatter(store, value, frame)
+            elif store.kind == "add":
+                old = self.memory.load(store.buffer, store.offset, frame, None)
+                total = widen(old, frame.space) + widen(value, frame.space)
+                self.memory.store(store.buffer, store.offset, total, frame)
+            else:
+                self.memory.store(store.buffer, store.offset, value, frame)
+
+    def _scatter(self, store: Store, value: Value, frame: Frame) -> None:
+        """A store to computed places, checked; scalar, or contiguous over the lanes."""
+        indices = [(self.terms.evaluate(i.term, frame), i.dim) for i in store.indices]
+        self.memory.store_computed(store, indices, value, frame)
+
+    # Passes --------------------------------------------------------------------------------------
+
+    def _passes(
+        self, roots: list[Term], frame: Frame, final: list[Term], axis: Axis | None
+    ) -> None:
+        """Run the reductions that `roots` need and that can run here, in order of dependence."""
+        levels = _levels(roots, frame)
+        groups = [
+            list(group)
+            for level in levels
+            for _, group in itertools.groupby(sorted(level, key=_axis_key), key=_axis_key)
+        ]
+        if frame.vector is None:
+            self._plan_scratch(groups, final, axis)
+        for group in groups:
+            self._pass(group, frame)
+
+    def _pass(self, group: list[Term], frame: Frame) -> None:
+        axis: Axis = group[0].attr[1]  # type: ignore[index]
+        bodies = [term.args[0] for term in group]
+        self._passes(bodies, frame, [], None) if _levels(bodies, frame) else None
+        self._hoist(bodies, axis.name, frame)
+        nested = any(
+            t.op == "reduce" and axis.name in t.symbols for t in inside(bodies, lambda t: False)
+        )
+        by_lane = frame.vector is None and not nested
+        lanes = self._lanes(bodies, axis) if by_lane else frame.lanes
+        accumulators = Accumulators(group, Space(self.builder, lanes))
+
+        def body(index: Any, mask: Value | None, carried: list[Any]) -> list[Any]:
+            if by_lane:
+                inner = self._lane_frame(frame, axis.name, index, lanes, mask)
+            else:
+                inner = Frame(
+                    frame, frame.space, {axis.name: index}, vector=frame.vector, mask=frame.mask
+                )
+                self._passes(bodies, inner, [], None)
+            values = [widen(self.terms.evaluate(b, inner), inner.space) for b in bodies]
+            return accumulators.step(carried, values, index, mask, by_lane)
+
+        stop = emit_scalar(axis.extent, frame)
+        step = lanes if by_lane else 1
+        extent = as_int(axis.extent)
+        results = self.vector_loop(I64(0), stop, step, extent, accumulators.start(), body)
+        values = accumulators.finish(results, by_lane=by_lane and lanes > 1)
+        for term, value in zip(group, values):
+            frame.terms[id(term)] = value
+        if by_lane:
+            for row in self.terms.scratch.rows:
+                if any(id(t) == row for t in inside(bodies, lambda t: t.op == "reduce")):
+                    self.terms.scratch.written.add(row)
+
+    def _reduce_now(self, term: Term, frame: Frame) -> Value:
+        """A reduction met while evaluating, not foreseen by `_passes`."""
+        self._passes([term], frame, [], None)
+        found = frame.find(id(term))
+        assert found is not None
+        return found
+
+    def _hoist(self, roots: list[Term], axis: str, frame: Frame) -> None:
+        """Evaluate here what the loop over `axis` needs and does not change."""
+
+        def is_invariant(term: Term) -> bool:
+            if axis in term.symbols or not term.symbols <= frame.bound:
+                return False
+            if term.op != "const":
+                self.terms.evaluate(term, frame)
+            return True
+
+        for _ in inside(roots, is_invariant):
+            pass
+
+    def _plan_scratch(self, groups: list[list[Term]], final: list[Term], axis: Axis | None) -> None:
+        """Choose the dear values that several passes over the row share, and give each a row."""
+        passes = [[term.args[0] for term in group] for group in groups] + ([final] if final else [])
+        names = {_axis_key(group[0]) for group in groups} | ({axis.name} if axis else set())
+        if len(passes) < 2 or len(names) != 1:
+            return
+        first = axis or groups[0][0].attr[1]  # type: ignore[index]
+        extent = as_int(first.extent)
+        if extent is None:
+            return
+        scratch = Scratch()
+        budget = STACK_ROW_BYTES
+        for term in shared_values(passes, first.name):
+            count = padded(extent, 8 * self.native_lanes)
+            budget -= count * BITS[term.dtype] // 8
+            if budget >= 0:
+                scratch.rows[id(term)] = alloca_row(self.builder, self.entry, term.dtype, count)
+        self.terms.scratch, self.terms.scratch_axis = scratch, first.name
+
+
+def shared_values(passes: list[list[Term]], axis: str) -> list[Term]:
+    """Dear terms of later passes that an earlier pass has evaluated; outermost ones only."""
+
+    def stop(term: Term) -> bool:
+        return axis not in term.symbols or term.op == "reduce"
+
+    seen: set[int] = set()
+    chosen: dict[int, Term] = {}
+    for roots in passes:
+
+        def is_shared(term: Term) -> bool:
+            if stop(term):
+                return True
+            if id(term) in seen and term.dtype != "i1" and _is_dear(term, axis):
+                chosen[id(term)] = term
+                return True
+            return False
+
+        for _ in inside(roots, is_shared):
+            pass
+        seen.update(id(term) for term in inside(roots, stop))
+    return list(chosen.values())
+
+
+def _is_dear(term: Term, axis: str) -> bool:
+    return term.op != "load" and work([term], axis) >= DEAR
+
+
+def _roots(stores: Sequence[Store]) -> list[Term]:
+    return [term for s in stores for term in (s.value, *(i.term for i in s.indices))]
+
+
+def _axis_key(term: Term) -> str:
+    name: str = term.attr[1].name  # type: ignore[index]
+    return name
+
+
+def _levels(roots: list[Term], frame: Frame) -> list[list[Term]]:
+    """Reductions under `roots` that this frame can run and has not, by depth of dependence."""
+    level_of: dict[int, int] = {}
+    levels: list[list[Term]] = []
+
+    def is_known(term: Term) -> bool:
+        return frame.find(id(term)) is not None
+
+    for term in inside(roots, is_known):
+        level = max((level_of.get(id(arg), 0) for arg in term.args), default=0)
+        if term.op == "reduce" and term.symbols <= frame.bound:
+            while len(levels) <= level:
+                levels.append([])
+            levels[level].append(term)
+            level += 1
+        level_of[id(term)] = level
+    return levels
+
+
+def _must_be_scalar(stores: Sequence[Store], axis: Axis) -> bool:
+    """Whether some store must run element by element: places computed anew for each element."""
+    for store in stores:
+        if any(axis.name in index.term.symbols for index in store.indices):
+            return True
+        if store.kind == "add" or store.indices:
+            step = growth(store.offset, axis.name)
+            if step is None or as_int(step) != 1:
+                return True
+    return False

@@ -1,0 +1,224 @@
+"""Loads and stores of kernels: contiguous vectors, splats, strided and computed places, with masks.
+
+Owns the layout of elements in memory (a boolean is a byte) and run-time bounds checks, which set
+the status word. Must not know loops.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from plait.backends.llvm.loop.kernel import Store
+from plait.backends.llvm.loop.terms import GatherDim
+from plait.backends.llvm.native.emit_index import I64, Frame, emit_expr, emit_scalar, lane_stride
+from plait.backends.llvm.native.emit_ops import BINARY, convert
+from plait.backends.llvm.native.vector import BITS, Space, Value, memory_type
+from plait.symbolic.expr import Expr, as_int
+
+__all__ = ["Memory", "widen"]
+
+I32 = ir.IntType(32)
+POINTER = ir.PointerType()
+
+
+def widen(value: Value, space: Space) -> Value:
+    """A value in `space`: a scalar is put in every lane."""
+    if value.space.lanes == space.lanes:
+        return Value(space, value.raw, value.dtype)
+    assert value.space.lanes == 1
+    return space.splat(value.raw, value.dtype)
+
+
+class Memory:
+    """The buffers of one kernel and its status word."""
+
+    def __init__(self, builder: Any, buffers: list[Any], dtypes: list[str], status: Any) -> None:
+        self.builder = builder
+        self.buffers = buffers
+        self.dtypes = dtypes
+        self.status = status
+
+    # Addresses -----------------------------------------------------------------------------------
+
+    def address(self, buffer: int, offset: Any) -> Any:
+        """Pointer to an element at a scalar offset."""
+        element = memory_type(self.dtypes[buffer])
+        return self.builder.gep(self.buffers[buffer], [offset], source_etype=element)
+
+    def addresses(self, buffer: int, offsets: Value) -> Any:
+        """Vector of pointers to elements at offsets by lane."""
+        element = memory_type(self.dtypes[buffer])
+        pointers = self.builder.gep(self.buffers[buffer], [offsets.raw], source_etype=element)
+        pointers.type = ir.VectorType(POINTER, offsets.space.lanes)
+        return pointers
+
+    def _memory_vector(self, dtype: str, lanes: int) -> Any:
+        element = memory_type(dtype)
+        return element if lanes == 1 else ir.VectorType(element, lanes)
+
+    def _from_memory(self, raw: Any, dtype: str, space: Space) -> Value:
+        if dtype != "i1":
+            return space.value(raw, dtype)
+        return space.value(raw, "u8").ne(0)
+
+    def _to_memory(self, value: Value) -> Any:
+        if value.dtype != "i1":
+            return value.raw
+        return self.builder.zext(value.raw, self._memory_vector("i1", value.space.lanes))
+
+    @staticmethod
+    def _bytes(dtype: str) -> int:
+        return max(BITS[dtype] // 8, 1)
+
+    # Plain loads and stores ----------------------------------------------------------------------
+
+    def load(self, buffer: int, offset: Expr, frame: Frame, mask: Value | None) -> Value:
+        """Element at `offset`; zero and unread where `mask` is false."""
+        names = frozenset(free.name for free in offset.free_symbols)
+        if not frame.varies(names) and (mask is None or mask.space.lanes == 1):
+            return self._load_scalar(buffer, emit_scalar(offset, frame), frame, mask)
+        stride = lane_stride(offset, frame)
+        if stride is not None and as_int(stride) == 1:
+            where = self.address(buffer, emit_scalar(offset, frame))
+            return self.load_vector(where, self.dtypes[buffer], frame.space, self._all(frame, mask))
+        offsets = widen(emit_expr(offset, frame), frame.space)
+        return self.gather(buffer, offsets, self._all(frame, mask))
+
+    def _all(self, frame: Frame, mask: Value | None) -> Value | None:
+        """The lanes that exist and that the mask allows."""
+        if mask is None or frame.mask is None:
+            both = mask if frame.mask is None else frame.mask
+            return None if both is None else widen(both, frame.space)
+        return widen(mask, frame.space) & frame.mask
+
+    def _load_scalar(self, buffer: int, offset: Any, frame: Frame, mask: Value | None) -> Value:
+        dtype, scalar = self.dtypes[buffer], frame.space.with_lanes(1)
+        where = self.address(buffer, offset)
+        kind = memory_type(dtype)
+        if mask is None:
+            raw = self.builder.load(where, typ=kind)
+            return self._from_memory(raw, dtype, scalar)
+        zero = self._zero_cell()
+        chosen = self.builder.select(mask.raw, where, zero)
+        return self._from_memory(self.builder.load(chosen, typ=kind), dtype, scalar)
+
+    def _zero_cell(self) -> Any:
+        """Address of a constant zero, for loads that must not happen."""
+        module = self.builder.module
+        cell = module.globals.get("plait_zero")
+        if cell is None:
+            cell = ir.GlobalVariable(module, I64, "plait_zero")
+            cell.linkage, cell.global_constant, cell.initializer = "internal", True, I64(0)
+        cell.type = POINTER  # llvmlite would keep the type of what it points to
+        return cell
+
+    def load_vector(self, where: Any, dtype: str, space: Space, mask: Value | None) -> Value:
+        """A contiguous vector from an address."""
+        kind = self._memory_vector(dtype, space.lanes)
+        if mask is None:
+            raw = self.builder.load(where, align=self._bytes(dtype), typ=kind)
+        elif space.lanes == 1:
+            chosen = self.builder.select(mask.raw, where, self._zero_cell())
+            raw = self.builder.load(chosen, align=self._bytes(dtype), typ=kind)
+        else:
+            args = [where, I32(self._bytes(dtype)), mask.raw, ir.Constant(kind, None)]
+            raw = space.intrinsic("llvm.masked.load", kind, args, [kind, POINTER])
+        return self._from_memory(raw, dtype, space)
+
+    def store_vector(self, where: Any, value: Value, mask: Value | None) -> None:
+        """Store a contiguous vector at an address."""
+        raw = self._to_memory(value)
+        size = self._bytes(value.dtype)
+        if mask is None:
+            self.builder.store(raw, where, align=size)
+        elif value.space.lanes == 1:
+            with self.builder.if_then(mask.raw):
+                self.builder.store(raw, where, align=size)
+        else:
+            args = [raw, where, I32(size), mask.raw]
+            over = [raw.type, POINTER]
+            value.space.intrinsic("llvm.masked.store", ir.VoidType(), args, over)
+
+    def store(self, buffer: int, offset: Expr, value: Value, frame: Frame) -> None:
+        """Store one element, or one in each lane of the frame."""
+        if frame.vector is None:
+            where = self.address(buffer, emit_scalar(offset, frame))
+            self.store_vector(where, value, None)
+            return
+        value = widen(value, frame.space)
+        stride = lane_stride(offset, frame)
+        if stride is not None and as_int(stride) == 1:
+            where = self.address(buffer, emit_scalar(offset, frame))
+            self.store_vector(where, value, frame.mask)
+        else:
+            self.scatter(buffer, widen(emit_expr(offset, frame), frame.space), value, frame.mask)
+
+    # Computed places -----------------------------------------------------------------------------
+
+    def gather(self, buffer: int, offsets: Value, mask: Value | None) -> Value:
+        """Elements at offsets by lane; zero where the mask is false."""
+        dtype, space = self.dtypes[buffer], offsets.space
+        if space.lanes == 1:
+            return self.load_vector(self.address(buffer, offsets.raw), dtype, space, mask)
+        kind = self._memory_vector(dtype, space.lanes)
+        mask = space.const("i1", 1) if mask is None else mask
+        pointers = self.addresses(buffer, offsets)
+        args = [pointers, I32(self._bytes(dtype)), mask.raw, ir.Constant(kind, None)]
+        raw = space.intrinsic("llvm.masked.gather", kind, args, [kind, pointers.type])
+        return self._from_memory(raw, dtype, space)
+
+    def scatter(self, buffer: int, offsets: Value, value: Value, mask: Value | None) -> None:
+        """Store lane by lane, in order."""
+        space = offsets.space
+        if space.lanes == 1:
+            self.store_vector(self.address(buffer, offsets.raw), value, mask)
+            return
+        raw = self._to_memory(value)
+        mask = space.const("i1", 1) if mask is None else mask
+        pointers = self.addresses(buffer, offsets)
+        args = [raw, pointers, I32(self._bytes(value.dtype)), mask.raw]
+        space.intrinsic("llvm.masked.scatter", ir.VoidType(), args, [raw.type, pointers.type])
+
+    def checked(
+        self, index: Value, dim: GatherDim, frame: Frame, allowed: Value | None
+    ) -> tuple[Value, Value]:
+        """(index after wrapping, whether it is in range) of one computed index."""
+        size = widen(emit_expr(dim.size, frame), index.space)
+        if dim.wraps:
+            index = index.lt(0).where(index + size, index)
+        unsigned = Value(index.space, index.raw, "u64")
+        inside = unsigned.lt(Value(size.space, size.raw, "u64"))
+        return index, inside if allowed is None else inside & allowed
+
+    def store_computed(
+        self, store: Store, indices: list[tuple[Value, GatherDim]], value: Value, frame: Frame
+    ) -> None:
+        """Set or add at offset + sum(index * stride), unless an index is out of range.
+
+        The indices are the same in all lanes; a frame with lanes stores them side by side.
+        """
+        builder, scalar = self.builder, frame.space.with_lanes(1)
+        offset = emit_scalar(store.offset, frame)
+        allowed: Value | None = None
+        for index, dim in indices:
+            index = convert(index, "i64")
+            index, allowed = self.checked(index, dim, frame, allowed)
+            step = builder.mul(index.raw, emit_scalar(dim.stride, frame))
+            offset = builder.add(offset, step)
+        allowed = scalar.const("i1", 1) if allowed is None else allowed
+        if store.check is not None:
+            self.report(~allowed, store.check)
+        with builder.if_then(allowed.raw):
+            where = self.address(store.buffer, offset)
+            value = widen(value, frame.space)
+            if store.kind == "add":
+                old = self.load_vector(where, value.dtype, frame.space, frame.mask)
+                value = BINARY["or" if value.dtype == "i1" else "add"](old, value)
+            self.store_vector(where, value, frame.mask)
+
+    def report(self, failed: Value, code: int) -> None:
+        """Set the status to code + 1 if any lane failed and nothing failed before."""
+        with self.builder.if_then(failed.any_lane(), likely=False):
+            self.builder.store_atomic(I64(code + 1), self.status, "monotonic", 8)
