@@ -15,6 +15,7 @@ from plait.base.errors import AutogradError, InternalError, RegistrationError
 from plait.dispatch import DispatchKey, Overload, define, lookup
 from plait.dispatch.dispatcher import remove
 from plait.dispatch.keyset import below
+from plait.dispatch.modes import PreDispatchMode
 from plait.dispatch.state import tls
 
 
@@ -237,3 +238,48 @@ def test_attached_node_checks_versions(x: plait.Tensor) -> None:
         x.add_(1.0)
     with pytest.raises(RuntimeError, match="Compiled"):
         a.sum().backward()
+
+
+# ------------------------------------------------------------ tracers
+
+
+class Tracing(PreDispatchMode):
+    """Ties each result to a number after the tape has seen it, as a capture does."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.unknown: list[str] = []
+
+    def __plait_predispatch__(self, op: Any, args: Any, kwargs: Any, redispatch: Any) -> Any:
+        for a in args:
+            if isinstance(a, plait.Tensor) and a._trace is None:
+                self.unknown.append(op.qualname)
+        out = redispatch(*args, **kwargs)
+        self.calls.append(op.qualname)
+        out._trace = len(self.calls)
+        return out
+
+
+def test_a_walk_under_a_tracer_meets_only_values_it_knows(x: plait.Tensor) -> None:
+    x._trace = 0
+    with Tracing() as mode:
+        y = x * x
+        y.mul_(x)
+        z = y.exp().sum()
+        (g,) = plait.autograd.grad(z, x)
+    assert mode.unknown == []
+    assert mode.calls[:4] == ["aten::mul.Tensor", "aten::clone", "aten::mul_.Tensor", "aten::exp"]
+    assert g._trace is not None
+    values = x.detach()
+    expected = (values * values * values).exp() * values * values * 3.0
+    assert g.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_source_of_nodes_on_request(x: plait.Tensor) -> None:
+    tls.node_source = lambda: ("file", 1, "f")
+    try:
+        y = x * x
+    finally:
+        tls.node_source = None
+    assert y.grad_fn.source == ("file", 1, "f")
+    assert (x * x).grad_fn.source == ()

@@ -110,12 +110,12 @@ def _input_edges(what: str, inputs: tuple[Any, ...]) -> list[Edge]:
                 f"{what}: argument 'inputs' holds a {type(t).__name__} at index {position}; "
                 "expected tensors."
             )
-        if not requires_grad(t):
+        if not requires_grad(t) or gradient_edge(t) is None:
             raise AutogradError(
                 f"{what}: One of the differentiated Tensors does not require grad: the one at "
                 f"index {position} of 'inputs'. Call requires_grad_() on it before it is used."
             )
-    return [gradient_edge(t) for t in inputs]
+    return [edge for edge in map(gradient_edge, inputs) if edge is not None]
 
 
 def _roots(
@@ -130,7 +130,8 @@ def _roots(
         )
     roots = []
     for position, (out, cotangent) in enumerate(zip(outputs, given, strict=True)):
-        if not requires_grad(out):
+        edge = gradient_edge(out) if requires_grad(out) else None
+        if edge is None:
             raise AutogradError(
                 f"{what}: element {position} of tensors does not require grad and does not have a "
                 "grad_fn; expected a tensor computed from one that requires grad."
@@ -142,7 +143,7 @@ def _roots(
                 f"{tuple(start.shape)} and output[{position}] has a shape of {tuple(out.shape)}; "
                 "expected the same shape."
             )
-        roots.append((gradient_edge(out), start))
+        roots.append((edge, start))
     return roots
 
 

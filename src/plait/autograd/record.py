@@ -187,7 +187,11 @@ class Recorder:
         self.rules = rules
 
     def edges(self, args: tuple[Any, ...]) -> tuple[int, list[Edge | None]]:
-        """(mask of rules whose argument requires grad, one edge or None per tensor argument)."""
+        """(mask of rules whose argument requires grad, one edge or None per tensor argument).
+
+        The mask is 0 just when nothing requires grad; its highest bit says that something does,
+        though maybe nothing flows back to it.
+        """
         mask = 0
         edges: list[Edge | None] = []
         for rule in self.rules.rules:
@@ -196,16 +200,18 @@ class Recorder:
                 for t in value or ():
                     edge = _edge(t)
                     edges.append(edge)
-                    if edge is not None:
-                        mask |= rule.bit
+                    mask |= rule.bit if edge is not None else self._blocked(t)
             elif value is None or not (value._requires_grad or value._view is not None):
                 edges.append(None)
             else:
                 edge = _edge(value)
                 edges.append(edge)
-                if edge is not None:
-                    mask |= rule.bit
+                mask |= rule.bit if edge is not None else self._blocked(value)
         return mask, edges
+
+    def _blocked(self, t: Any) -> int:
+        """The highest bit of a mask, if ``t`` requires grad though nothing flows back to it."""
+        return 1 << len(self.rules.rules) if t is not None and requires_grad(t) else 0
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the layer below and put a node on the tape if an argument requires grad."""
@@ -267,6 +273,22 @@ def _edge(t: Any) -> Edge | None:
     if t._view is None and t._grad_fn is not None:
         return (t._grad_fn, t._output_nr)
     return gradient_edge(t)
+
+
+class UnderivedRecorder(Recorder):
+    """Records calls of an operator without rules, if its results could be differentiated at all."""
+
+    __slots__ = ()
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        out = self.lower(*args, **kwargs)
+        results = out if out.__class__ in (tuple, list) else (out,)
+        if not any(t is not None and is_differentiable(t._dtype) for t in results):
+            return out
+        mask, edges = self.edges(args)
+        if mask:
+            self.give_history(self.node(mask, edges, args), out)
+        return out
 
 
 class InplaceRecorder(Recorder):
@@ -406,9 +428,10 @@ def recorder_of(op: Overload, lower: Callable[..., Any]) -> Recorder:
     if any(a.is_write for a in op.schema.kwonly):
         return OutRecorder(op, lower, RuleSet(op, []))
     if op.schema.is_mutable:
-        kind = InplaceRecorder if _returns_its_target(op) else MutatingRecorder
-        return kind(op, lower, rules_of(op))
-    return Recorder(op, lower, rules_of(op))
+        inplace = InplaceRecorder if _returns_its_target(op) else MutatingRecorder
+        return inplace(op, lower, rules_of(op))
+    recorder = Recorder if derivatives_of(op) is not None else UnderivedRecorder
+    return recorder(op, lower, rules_of(op))
 
 
 def boxed(op: Overload, lower: Callable[..., Any]) -> Callable[..., Any]:

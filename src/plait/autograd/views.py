@@ -61,10 +61,16 @@ def history_of(t: Tensor) -> Node | None:
     return current
 
 
-def gradient_edge(t: Tensor) -> Edge:
-    """Where the gradient of ``t``, which requires grad, goes."""
+def gradient_edge(t: Tensor) -> Edge | None:
+    """Where the gradient of ``t``, which requires grad, goes.
+
+    None for a view that was made under no_grad: it requires grad through its base only, and nothing
+    flows back through it.
+    """
     node = t._grad_fn if t._view is None else history_of(t)
-    return (accumulator(t), 0) if node is None else (node, t._output_nr)
+    if node is not None:
+        return (node, t._output_nr)
+    return (accumulator(t), 0) if t._requires_grad else None
 
 
 def _renew(t: Tensor, view: ViewInfo) -> None:
