@@ -35,6 +35,16 @@ def test_gradients_are_those_of_pytorch(qualname):
 
 
 @pytest.mark.parametrize("qualname", OWN)
+def test_second_gradients_are_those_of_pytorch(qualname):
+    torch = pytest.importorskip("torch")
+    if lookup(qualname).vjp is None or qualname == "aten::copy":
+        pytest.skip("not differentiable there")
+    finite = [s for s in samples(qualname) if "special" not in s.name]  # 0 * inf differs by formula
+    for sample in finite:
+        compare.check_second_gradients_against_torch(torch, qualname, sample)
+
+
+@pytest.mark.parametrize("qualname", OWN)
 def test_the_shape_rule_says_what_the_kernel_does(qualname):
     for sample in samples(qualname):
         compare.check_shape_rule(qualname, sample)

@@ -62,7 +62,7 @@ def define(
     shape: Rule | None = None,
     kernel: Rule | None = None,
     tensor_kernel: Rule | None = None,
-    vjp: dict[str, Rule] | None = None,
+    vjp: dict[str, Any] | None = None,
     tags: Iterable[Tag] = (),
     kind: str = "",
     decomposition: Rule | None = None,
@@ -77,8 +77,8 @@ def define(
         ``shape``, ``dtype``, ``strides``, ``device``, and raises every error of the arguments.
     kernel: the same operator over ndarrays; ``tensor_kernel`` is the same over tensors, for the few
         operators that must not go through the general adapter (views, hot paths, random draws).
-    vjp: argument name -> rule; the parameter names of a rule say what it needs (see the contract of
-        the tape: ``g``, ``out``, argument names, ``shape_of_<argument>``, ``needs``).
+    vjp: argument name -> rule, or None where there is no derivative. The parameter names of a rule
+        say what it needs: ``g``, ``out``, argument names, ``shape_of_<argument>``, ``needs``.
     decomposition: the same operator written in operators, for backends; it is also the kernel when
         no other is given. composite: a body written in operators that *is* the operator: it needs
         no derivative and is never seen below autograd.
@@ -205,7 +205,7 @@ def view(
     *,
     layout: Rule,
     inverse: Rule | None = None,
-    vjp: dict[str, Rule] | None = None,
+    vjp: dict[str, Any] | None = None,
     tags: Iterable[Tag] = (),
     check_args: Rule | None = None,
 ) -> Overload:

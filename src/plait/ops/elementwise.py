@@ -96,7 +96,7 @@ def elementwise(
     fn: Rule,
     types: TypeRule = same,
     *,
-    vjp: dict[str, Rule | None] | None = None,
+    vjp: dict[str, Any] | None = None,
     fast: frozenset[DType] = frozenset(),
     checks: Rule | None = None,
     decomposition: Rule | None = None,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from plait.base.errors import DtypeMismatch, check
+from plait.dispatch.operator import Overload
 from plait.dispatch.tags import Tag
 from plait.ops import aten
 from plait.ops.checks import require_same_dtype
@@ -193,7 +194,7 @@ def _check_lerp(self: Any, end: Any, weight: Any) -> None:
     require_same_dtype("lerp", operands + [("weight", weight)] * hasattr(weight, "dtype"))
 
 
-def _lerp(a: Array, b: Array, weight: Array) -> Array:
+def _lerp(a: Array, b: Array, weight: Array) -> Any:
     # From the nearer end, so that weights 0 and 1 give the ends exactly.
     return np.where(np.abs(weight) < 0.5, a + weight * (b - a), b - (b - a) * (1 - weight))
 
@@ -249,7 +250,7 @@ abs = _unary(
     tags=(Tag.CORE,),
     vjp={"self": lambda g, self: g * sign(self)},
 )
-sign = _unary("sign", _sign, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
+sign: Overload = _unary("sign", _sign, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
 floor = _unary("floor", np.floor, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
 ceil = _unary("ceil", np.ceil, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
 trunc = _unary("trunc", np.trunc, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
@@ -296,7 +297,7 @@ rsqrt      = _elementary("rsqrt", _rsqrt, lambda g, out: g * (-0.5 * (out * out 
 reciprocal = _elementary("reciprocal", lambda x: 1 / x, lambda g, out: -g * (out * out))
 erf        = _elementary("erf", numpy_erf, lambda g, self: g * _erf_slope(self))
 sin        = _elementary("sin", np.sin, lambda g, self: g * cos(self))
-cos        = _elementary("cos", np.cos, lambda g, self: g * -sin(self))
+cos: Overload = _elementary("cos", np.cos, lambda g, self: g * -sin(self))
 tanh       = _elementary("tanh", np.tanh, lambda g, out: g * (1 - out * out))
 sigmoid    = _elementary("sigmoid", _sigmoid, lambda g, out: g * ((1 - out) * out))
 # fmt: on
@@ -576,7 +577,7 @@ def _threshold_backward(g: Array, x: Array, threshold: Any) -> Array:
     return np.where(x <= threshold, np.zeros((), g.dtype), g)
 
 
-threshold_backward = elementwise(
+threshold_backward: Overload = elementwise(
     "aten::threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor",
     _threshold_backward,
     memory_order="reversed",
@@ -626,7 +627,7 @@ def _check_gelu(self: Any, *, approximate: str = "none") -> None:
     )
 
 
-def _gelu(x: Array, approximate: str) -> Array:
+def _gelu(x: Array, approximate: str) -> Any:
     if approximate == "none":
         return x * 0.5 * (1 + numpy_erf(x * x.dtype.type(_ROOT_HALF)))
     inner = x.dtype.type(_ROOT_TWO_OVER_PI) * (x + x.dtype.type(_GELU_CUBIC) * x * x * x)

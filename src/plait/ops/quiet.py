@@ -18,7 +18,7 @@ __all__ = ["QUIET", "loud", "quiet"]
 def _find() -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
     """The value that silences NumPy, and the functions that set it and put the old one back."""
     try:
-        from numpy._core.umath import _extobj_contextvar, _make_extobj  # type: ignore[attr-defined]
+        from numpy._core.umath import _extobj_contextvar, _make_extobj
     except ImportError:
         return {"all": "ignore"}, lambda flags: np.seterr(**flags), lambda old: np.seterr(**old)
     return _make_extobj(all="ignore"), _extobj_contextvar.set, _extobj_contextvar.reset

@@ -85,7 +85,7 @@ def _where(condition: Tensor, self: Tensor, other: Tensor) -> Tensor:
     return run_quietly(_where_slow, condition, self, other)  # type: ignore[no-any-return]
 
 
-where = define(
+where: Overload = define(
     "aten::where.self(Tensor condition, Tensor self, Tensor other) -> Tensor",
     shape=_where_meta,
     tensor_kernel=_where,
@@ -140,7 +140,7 @@ def _masked_fill(self: Array, mask: Array, value: Any, meta: TensorMeta) -> Arra
     return out
 
 
-masked_fill = define(
+masked_fill: Overload = define(
     "aten::masked_fill.Scalar(Tensor self, Tensor mask, Scalar value) -> Tensor",
     shape=_masked_fill_meta,
     kernel=_masked_fill,

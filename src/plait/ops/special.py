@@ -80,34 +80,37 @@ def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
 
 
 def _ratio(p: Sequence[float], q: Sequence[float], x: Array) -> Array:
-    return _polynomial(p, x) / _polynomial(q, x)
+    value = _polynomial(p, x)
+    value /= _polynomial(q, x)
+    return value
 
 
 def _erf_single(x: Array) -> Array:
     wide = np.clip(x.astype(np.float64), -4.0, 4.0)
-    return wide * _ratio(_SINGLE_P, _SINGLE_Q, wide * wide)
+    return _ratio(_SINGLE_P, _SINGLE_Q, wide * wide) * wide
 
 
 def _erf_double(x: Array) -> Array:
     size = np.abs(x)
     out = np.copysign(1.0, x)  # 6 <= |x|
     out[np.isnan(x)] = np.nan
-    # A range is left out where no element lies in it: whole blocks often lie in one.
     for low, high, branch in _RANGES:
         chosen = (size >= low) & (size < high)
-        if chosen.all():
-            return branch(x)
         if chosen.any():
             out[chosen] = branch(x[chosen])
     return out
 
 
 def _small(x: Array) -> Array:
-    return x + x * _ratio(_SMALL_P, _SMALL_Q, x * x)
+    value = _ratio(_SMALL_P, _SMALL_Q, x * x)
+    value *= x
+    value += x
+    return value
 
 
 def _middle(x: Array) -> Array:
-    return np.copysign(_MIDDLE_C + _ratio(_MIDDLE_P, _MIDDLE_Q, np.abs(x) - 1.0), x)
+    value: Array = np.copysign(_MIDDLE_C + _ratio(_MIDDLE_P, _MIDDLE_Q, np.abs(x) - 1.0), x)
+    return value
 
 
 def _large(x: Array) -> Array:

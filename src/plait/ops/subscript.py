@@ -38,7 +38,7 @@ def get_item(self: Tensor, index: Any) -> Tensor:
             out = aten.select.int(out, dim, item if isinstance(item, SymInt) else _position(item))
             continue
         dim += 1
-    return aten.alias.default(self) if out is self else out  # type: ignore[no-any-return]
+    return aten.alias.default(self) if out is self else out
 
 
 def _position(item: Any) -> int:

@@ -106,7 +106,7 @@ def sampled(family: str | None = None) -> list[str]:
 
 
 def make(
-    *shape: int,
+    *shape: Any,
     dtype: DType = dtypes.float32,
     low: float = -3.0,
     high: float = 3.0,
@@ -114,6 +114,7 @@ def make(
 ) -> Tensor:
     """A contiguous tensor of values from [low, high], the same at each call with the same seed."""
     rng = np.random.default_rng((seed, *shape))
+    array: Any
     if dtype.is_bool:
         array = rng.integers(0, 2, shape).astype(np.bool_)
     elif dtype.is_integral:

@@ -29,7 +29,7 @@ def special() -> Tensor:
 
 def layouts(low: float = -3.0, high: float = 3.0) -> Iterator[tuple[str, Tensor]]:
     """One float32 tensor of every kind of layout."""
-    options = {"low": low, "high": high}
+    options: dict[str, Any] = {"low": low, "high": high}
     yield "contiguous", make(3, 4, **options)
     yield "transposed", transposed(3, 4, **options)
     yield "sliced", offset(3, 4, **options)
@@ -63,7 +63,7 @@ _unary("clone zero", _ALL)
 
 def pairs(low: float = -3.0, high: float = 3.0) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Two float32 operands in every relation of layouts and shapes."""
-    options = {"low": low, "high": high}
+    options: dict[str, Any] = {"low": low, "high": high}
     other = {**options, "seed": 1}
     yield "contiguous", make(3, 4, **options), make(3, 4, **other)
     yield "transposed", transposed(3, 4, **options), transposed(3, 4, **other)
