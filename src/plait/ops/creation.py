@@ -264,7 +264,7 @@ def _arange_meta(*bounds: Any, dtype: DType | None = None, device: Any = None) -
     return TensorMeta((_count(start, end, step, dtype),), dtype, device_of(device))
 
 
-def _count(start: Any, end: Any, step: Any, dtype: DType) -> IntLike:
+def _count(start: Any, end: Any, step: Any, dtype: DType) -> Any:
     """How many numbers there are from ``start`` up to, without, ``end``."""
     if dtype is dt.int64:
         start, end, step = [int(b) if isinstance(b, float) else b for b in (start, end, step)]

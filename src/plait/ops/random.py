@@ -216,6 +216,7 @@ def random_operator(
     call = explicit.call
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
+        shape(*args, **kwargs)  # before a call number is taken
         generator = kwargs.get("generator")
         if generator is None:
             return call(*args, *_default.reserve(1), **kwargs)
