@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Record", "machine", "table"]
+__all__ = ["Record", "machine", "markdown", "table"]
 
 SCALE = {"ms": 1e3, "us": 1e6}
 
@@ -54,6 +54,18 @@ def table(records: list[Record], systems: list[str], base: str) -> str:
     """Rows of work and threads, a column for each system; in brackets how many times faster than
     `base` it is.
     """
+    lines = _cells(records, systems, base)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(_line(line, widths) for line in lines)
+
+
+def markdown(records: list[Record], systems: list[str], base: str) -> str:
+    """The same table for a page."""
+    head, *rows = ["| " + " | ".join(line) + " |" for line in _cells(records, systems, base)]
+    return "\n".join([head, "|---|" + "---:|" * (len(systems) + 2), *rows])
+
+
+def _cells(records: list[Record], systems: list[str], base: str) -> list[list[str]]:
     times = [r for r in records if r.metric == "time"]
     rows = list(dict.fromkeys((r.work, r.threads, r.unit) for r in times))
     values = {(r.work, r.threads, r.system): r.value for r in times}
@@ -62,8 +74,7 @@ def table(records: list[Record], systems: list[str], base: str) -> str:
         reference = values.get((work, threads, base))
         cells = [_cell(values.get((work, threads, s)), reference, s == base) for s in systems]
         lines.append([work, str(threads), unit, *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(_line(line, widths) for line in lines)
+    return lines
 
 
 def _line(cells: list[str], widths: list[int]) -> str:

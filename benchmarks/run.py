@@ -1,7 +1,7 @@
 """Measure plait and its peers: each system in its own process, taking turns, at equal threads.
 
     python benchmarks/run.py [--json PATH] [--only TEXT] [--threads 1,2] [--rounds N]
-                             [--systems A,B]
+                             [--systems A,B] [--readme]
 
 Every work is checked before it is timed. A figure is the best of the rounds' medians: the rounds go
 round the systems, so that a disturbance of the machine meets them all.
@@ -22,7 +22,7 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.report import SCALE, Record, machine, table
+from benchmarks.report import SCALE, Record, machine, markdown, table
 from benchmarks.systems import SYSTEMS, environment, missing_package
 from benchmarks.workloads import calls, kernels, starts, training
 
@@ -135,7 +135,8 @@ def measure_starts(options: argparse.Namespace) -> list[Record]:
                     value = run_once(program, name, threads)
                     if value is not None:
                         best[name] = min(value, best.get(name, float("inf")))
-            note(f"{work}: " + ", ".join(f"{n} {v * 1e3:.2f} ms" for n, v in best.items()))
+            if best:
+                note(f"{work}: " + ", ".join(f"{n} {v * 1e3:.2f} ms" for n, v in best.items()))
             scale = SCALE[starts.UNIT]
             records += [
                 Record(work, n, threads, "time", v * scale, starts.UNIT) for n, v in best.items()
@@ -172,9 +173,29 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--threads", default="1,2", type=lambda t: [int(n) for n in t.split(",")])
     parser.add_argument("--rounds", default=5, type=int)
     parser.add_argument("--systems", default=",".join(SYSTEMS), type=str)
+    parser.add_argument("--readme", action="store_true", help="put the table into the README")
     options = parser.parse_args()
     options.systems = options.systems.split(",")
     return options
+
+
+def write_readme(text: str) -> None:
+    """Put the figures between the marks of the README."""
+    path = ROOT / "README.md"
+    before, rest = path.read_text(encoding="utf-8").split("<!-- figures -->\n")
+    _, after = rest.split("<!-- /figures -->")
+    path.write_text(f"{before}<!-- figures -->\n{text}\n<!-- /figures -->{after}", encoding="utf-8")
+
+
+def readme_text(records: list[Record], systems: list[str], versions: dict[str, str]) -> str:
+    """The table with what it was measured on and by which command."""
+    facts = machine()
+    others = ", ".join(f"{name} {v}" for name, v in versions.items() if name != "plait")
+    return (
+        f"`make bench` on {facts['processor']}, {facts['cores']} cores, Python {facts['python']}, "
+        f"{others}. In brackets: times faster than {SYSTEMS[BASE].label}.\n\n"
+        + markdown(records, systems, BASE)
+    )
 
 
 def main() -> None:
@@ -189,6 +210,8 @@ def main() -> None:
     records += measure_starts(options)
     print(f"\n{machine()['processor']}; in brackets: times faster than {SYSTEMS[BASE].label}\n")
     print(table(records, options.systems, BASE))
+    if options.readme:
+        write_readme(readme_text(records, options.systems, versions))
     if options.json:
         written = {
             "machine": machine(),

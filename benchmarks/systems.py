@@ -47,6 +47,10 @@ class System:
         """Version of the package."""
         return str(self.ns.__version__)
 
+    def array(self, tensor: Any) -> np.ndarray[Any, Any]:
+        """A result as an array."""
+        return np.asarray(tensor.detach().numpy() if hasattr(tensor, "detach") else tensor)
+
 
 class PlaitEager(System):
     """plait, operator by operator."""
@@ -84,11 +88,35 @@ class TorchInductor(TorchEager):
         return compiled
 
 
+class Jax(System):
+    """JAX through XLA. Its calls return before the work is done, so each is waited for."""
+
+    package, label = "jax", "JAX"
+
+    def __init__(self, threads: int) -> None:
+        # XLA has no thread count of its own for the CPU: it follows the process's affinity.
+        super().__init__(threads)
+        self.jax = self.ns
+        self.ns = importlib.import_module("benchmarks.jax_names").NAMES
+
+    def tensor(self, array: np.ndarray[Any, Any], requires_grad: bool = False) -> Any:
+        return self.jax.numpy.asarray(array)
+
+    def compile(self, function: Function) -> Function:
+        compiled, wait = self.jax.jit(function), self.jax.block_until_ready
+        return lambda *args: wait(compiled(*args))
+
+    @property
+    def version(self) -> str:
+        return str(self.jax.__version__)
+
+
 SYSTEMS: dict[str, type[System]] = {
     "plait_eager": PlaitEager,
     "plait_compiled": PlaitCompiled,
     "torch_eager": TorchEager,
     "torch_inductor": TorchInductor,
+    "jax": Jax,
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from plait.dispatch.state import ThreadState, tls
 
 settings.register_profile(
     "plait", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -25,3 +28,19 @@ def torch() -> ModuleType:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+THREAD_STATE = [n for n in vars(ThreadState) if not n.startswith("_")] + ["modes", "in_handlers"]
+
+
+def thread_state() -> dict[str, object]:
+    values = {name: getattr(tls, name) for name in THREAD_STATE}
+    return {n: list(v) if isinstance(v, list) else v for n, v in values.items()}
+
+
+@pytest.fixture(autouse=True)
+def thread_state_is_left_alone() -> Iterator[None]:
+    """Whatever a test does, errors included, modes and keys must be as before afterwards."""
+    before = thread_state()
+    yield
+    assert thread_state() == before

@@ -56,14 +56,14 @@ print((long - short) / 160)
 
 # work -> (program, systems it makes sense for, text of what it is)
 WORKS = {
-    "import": (_IMPORT, ("plait_eager", "torch_eager")),
+    "import": (_IMPORT, ("plait_eager", "torch_eager", "jax")),
     "first compile, cold process": (
         _FIRST_CALL.replace("{warm}", "").replace("{start}", "whole"),
-        ("plait_compiled", "torch_inductor"),
+        ("plait_compiled", "torch_inductor", "jax"),
     ),
     "first compile, compiler loaded": (
         _FIRST_CALL.replace("{warm}", _WARM).replace("{start}", "time.perf_counter()"),
-        ("plait_compiled", "torch_inductor"),
+        ("plait_compiled", "torch_inductor", "jax"),
     ),
     "tracing, per operator": (_TRACING, ("plait_compiled", "torch_inductor")),
 }

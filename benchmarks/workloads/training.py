@@ -31,7 +31,7 @@ def loss_of(ns: Any, params: dict[str, Any], x: Any, target: Any) -> Any:
 
 def prepare(system: System, work: str) -> Callable[[], Any]:
     """A training step that goes on from the parameters of the one before."""
-    make = {"torch": torch_step, "plait": plait_step}[system.package]
+    make = {"torch": torch_step, "plait": plait_step, "jax": jax_step}[system.package]
     params, x, target = arrays(WORKS[work])
     return make(system, params, system.tensor(x), system.tensor(target))
 
@@ -106,12 +106,31 @@ def plait_eager_step(system: System, params: Any, x: Any, target: Any) -> Callab
     return step
 
 
+def jax_step(system: System, params: Any, x: Any, target: Any) -> Callable[[], Any]:
+    """The functional step, compiled as one program."""
+    from benchmarks.jax_names import value_and_grad
+
+    def program(params: Any, x: Any, target: Any) -> Any:
+        loss, grads = value_and_grad(lambda p: loss_of(system.ns, p, x, target))(params)
+        return loss, {name: p - grads[name] * LEARNING_RATE for name, p in params.items()}
+
+    compiled = system.compile(program)
+    owned = {name: system.tensor(a) for name, a in params.items()}
+
+    def step() -> Any:
+        nonlocal owned
+        loss, owned = compiled(owned, x, target)
+        return loss
+
+    return step
+
+
 def check(system: System, work: str) -> float:
     """Relative difference of the loss after 20 steps from the same in float64 NumPy."""
     step = prepare(system, work)
     for _ in range(19):
         step()
-    got = float(step().detach())
+    got = float(system.array(step()))
     expected = _numpy_loss(work, 20)
     return abs(got - expected) / abs(expected)
 
