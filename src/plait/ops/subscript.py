@@ -10,7 +10,8 @@ from types import EllipsisType
 from typing import Any
 
 from plait.base.errors import IndexOutOfRange, MissingKernel
-from plait.ops import aten
+from plait.dispatch.dispatcher import lookup
+from plait.ops import aten, families
 from plait.ops.calling import is_number
 from plait.symbolic.symint import SymInt
 from plait.tensor import dtype as dtypes
@@ -18,12 +19,18 @@ from plait.tensor.tensor import Tensor, tensor
 
 __all__ = ["get_item", "set_item"]
 
+assert families.MODULES  # the operators are defined before they are looked up
+_select = lookup("aten::select.int").call
+_slice = lookup("aten::slice.Tensor").call
+
 
 def get_item(self: Tensor, index: Any) -> Tensor:
     """``self[index]``: a view for basic indices, a copy for an integer tensor or list.
 
     Raises IndexOutOfRange for too many indices and for positions that do not exist.
     """
+    if index.__class__ is int:
+        return _select(self, 0, index)  # type: ignore[no-any-return]
     items = _items(self, index)
     out, dim = self, 0
     for item in items:
@@ -35,7 +42,7 @@ def get_item(self: Tensor, index: Any) -> Tensor:
             out = _taken(out, dim, item)
             dim += item.ndim - 1
         else:
-            out = aten.select.int(out, dim, item if isinstance(item, SymInt) else _position(item))
+            out = _select(out, dim, item if isinstance(item, SymInt) else _position(item))
             continue
         dim += 1
     return aten.alias.default(self) if out is self else out
@@ -74,7 +81,7 @@ def _sliced(x: Tensor, dim: int, item: slice) -> Tensor:
     if item.start is None and item.stop is None and item.step is None:
         return x
     step = 1 if item.step is None else _bound(item.step)
-    return aten.slice.Tensor(x, dim, _bound(item.start), _bound(item.stop), step)  # type: ignore[no-any-return]
+    return _slice(x, dim, _bound(item.start), _bound(item.stop), step)  # type: ignore[no-any-return]
 
 
 def _bound(value: Any) -> Any:
