@@ -149,6 +149,8 @@ view(
 
 def _expand_inverse(base: Tensor, new: Tensor, size: Any, *, implicit: bool = False) -> Any:
     """One of the equal parts: a base element that was shown many times is written once."""
+    if lay.has_no_elements(new.shape) and not lay.has_no_elements(base.shape):
+        return base
     for _ in range(new.ndim - base.ndim):
         new = aten.select.int(new, 0, 0)
     for dim, wanted in enumerate(base.shape):
