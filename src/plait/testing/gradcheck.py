@@ -1,0 +1,148 @@
+"""Gradients against finite differences, along random directions.
+
+One inner product instead of a Jacobian: for a cotangent v of the results and a direction u of one
+argument, <gradient, u> must be the derivative of <v, fn(x + t u)> at t = 0. Second order is the
+same check of the function that returns the gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from plait.autograd.functional import grad
+from plait.base.errors import AutogradError, InvalidArgument, check
+from plait.tensor import dtype as dtypes
+from plait.tensor.tensor import Tensor, from_numpy
+
+__all__ = ["gradcheck", "gradgradcheck"]
+
+Array = np.ndarray[Any, Any]
+Function = Callable[..., Any]
+
+
+def gradcheck(
+    fn: Function,
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    rtol: float = 1e-5,
+    atol: float = 1e-7,
+    directions: int = 2,
+    seed: int = 0,
+) -> bool:
+    """Check the gradients of ``fn(*inputs)`` for every argument that requires grad; returns True.
+
+    These arguments must be float64; others are passed on. Results that do not require grad are left
+    out. Raises AutogradError with the argument, both values and the bound where they disagree, and
+    InvalidArgument for inputs that cannot be checked.
+
+    >>> import plait
+    >>> x = plait.tensor([0.5, 2.0], dtype=plait.float64, requires_grad=True)
+    >>> gradcheck(lambda x: x.exp() * x, [x])
+    True
+    """
+    arguments = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+    positions = _checked_positions(arguments)
+    rng = np.random.default_rng(seed)
+    outs = _results(fn(*arguments))
+    if not any(out.requires_grad for out in outs):
+        raise AutogradError(
+            "gradcheck: no result of the function requires grad; got "
+            f"{len(outs)} result(s) of {len(positions)} argument(s) that do."
+        )
+    kept = [i for i, out in enumerate(outs) if out.requires_grad]
+    for _ in range(directions):
+        weights = [_random(rng, outs[i]) for i in kept]
+        cotangents = [from_numpy(w) for w in weights]
+        found = grad(
+            [outs[i] for i in kept],
+            [arguments[p] for p in positions],
+            cotangents,
+            retain_graph=True,
+            allow_unused=True,
+        )
+
+        def weighed(p: int, moved: Array, weights: list[Array] = weights) -> float:
+            """<v, fn> with argument ``p`` replaced."""
+            replaced = from_numpy(moved).requires_grad_()
+            results = _results(fn(*arguments[:p], replaced, *arguments[p + 1 :]))
+            values = [_array(results[i]) for i in kept]
+            return float(sum(np.vdot(w, v) for w, v in zip(weights, values)))
+
+        for p, g in zip(positions, found, strict=True):
+            _compare(p, arguments[p], g, weighed, _random(rng, arguments[p]), eps, (rtol, atol))
+    return True
+
+
+def gradgradcheck(fn: Function, inputs: Any, *, seed: int = 0, **options: Any) -> bool:
+    """Check the gradients of the gradients, by the arguments and by the cotangents; returns True.
+
+    Options and errors as for :func:`gradcheck`.
+    """
+    arguments = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+    positions = _checked_positions(arguments)
+    rng = np.random.default_rng((seed, 1))
+    outs = [out for out in _results(fn(*arguments)) if out.requires_grad]
+    cotangents = [from_numpy(_random(rng, out)).requires_grad_() for out in outs]
+
+    def gradients(*both: Any) -> tuple[Tensor, ...]:
+        given, vs = both[: len(arguments)], both[len(arguments) :]
+        results = [out for out in _results(fn(*given)) if out.requires_grad]
+        wanted = [given[p] for p in positions]
+        found = grad(results, wanted, vs, create_graph=True, allow_unused=True)
+        return tuple(g for g in found if g is not None)
+
+    return gradcheck(gradients, (*arguments, *cotangents), seed=seed, **options)
+
+
+def _checked_positions(arguments: Sequence[Any]) -> list[int]:
+    """Where the arguments are whose gradients are checked."""
+    positions = [i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.requires_grad]
+    check(
+        positions, InvalidArgument, lambda: "gradcheck: no argument requires grad; expected some."
+    )
+    for p in positions:
+        dtype = arguments[p].dtype
+        check(
+            dtype is dtypes.float64,
+            InvalidArgument,
+            lambda: f"gradcheck: argument {p} is {dtype}; differences need float64.",  # noqa: B023 - called at once
+        )
+    return positions
+
+
+def _compare(
+    position: int,
+    argument: Tensor,
+    g: Tensor | None,
+    weighed: Callable[[int, Array], float],
+    u: Array,
+    eps: float,
+    bounds: tuple[float, float],
+) -> None:
+    """Raise unless <g, u> is the slope of ``weighed`` along ``u``."""
+    x = _array(argument)
+    analytic = 0.0 if g is None else float(np.vdot(_array(g), u))
+    slope = (weighed(position, x + eps * u) - weighed(position, x - eps * u)) / (2 * eps)
+    bound = bounds[1] + bounds[0] * max(abs(slope), abs(analytic), float(np.linalg.norm(u)))
+    if not abs(analytic - slope) <= bound:
+        raise AutogradError(
+            f"gradcheck: the gradient for argument {position} (shape {argument.shape}) is wrong; "
+            f"along a random direction got {analytic!r}; finite differences give {slope!r}; "
+            f"allowed difference {bound:.3g}."
+        )
+
+
+def _results(out: Any) -> list[Tensor]:
+    return list(out) if isinstance(out, list | tuple) else [out]
+
+
+def _array(t: Tensor) -> Array:
+    return t.numpy(force=True)
+
+
+def _random(rng: np.random.Generator, like: Tensor) -> Array:
+    return rng.uniform(-1, 1, like.shape).astype(like.dtype.numpy)
