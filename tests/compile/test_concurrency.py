@@ -1,0 +1,53 @@
+"""Threads and forks: nothing is shared between calls."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+import plait
+
+
+def work(x: Any, w: Any) -> Any:
+    return plait.softmax(plait.gelu(x @ w) + 1.0, -1)
+
+
+def test_two_threads_call_one_compiled_function() -> None:
+    compiled = plait.compile(work)
+    rng = np.random.default_rng(0)
+    inputs = [
+        (plait.tensor(rng.standard_normal((128, 64)).astype("f")), plait.tensor(rng.standard_normal((64, 96)).astype("f")))
+        for _ in range(4)
+    ]
+    expected = [work(*pair).numpy() for pair in inputs]
+    failures: list[str] = []
+
+    def run(k: int) -> None:
+        for _ in range(20):
+            got = compiled(*inputs[k]).numpy()
+            if not np.allclose(got, expected[k], rtol=1e-5, atol=1e-6):
+                failures.append(f"thread {k}")
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures
+    assert len(compiled.entries) == 1
+
+
+def test_a_forked_child_goes_on_using_it() -> None:
+    compiled = plait.compile(work)
+    x, w = plait.ones(512, 64), plait.ones(64, 512)
+    expected = compiled(x, w).numpy()
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(compiled(x, w).numpy(), expected)
+        os._exit(0 if same else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    np.testing.assert_array_equal(compiled(x, w).numpy(), expected)
