@@ -59,7 +59,10 @@ def test_softmax_from_its_parts_is_one_kernel(maker, rng):
 
 
 def layer_norm(maker, x, width):
-    w, b = maker.input(f(np.random.default_rng(1), width)), maker.input(f(np.random.default_rng(2), width))
+    w, b = (
+        maker.input(f(np.random.default_rng(1), width)),
+        maker.input(f(np.random.default_rng(2), width)),
+    )
     return maker(aten.native_layer_norm.default, x, [width], w, b, 1e-5)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plait.backends.llvm.build import BuiltKernel, build_kernel
-from plait.backends.llvm.loop.indexing import ONE, ZERO
+from plait.backends.llvm.loop.indexing import ZERO
 from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
 from plait.backends.llvm.lowering.stage import Stage
 from plait.backends.llvm.plan import (
@@ -167,6 +167,3 @@ class _Bindings:
         else:
             place = place._replace(offset=place.offset + offset)
         return Operand(place, strides[-2], strides[-1], strides[:-2])
-
-
-_ = ONE

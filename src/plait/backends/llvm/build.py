@@ -96,7 +96,9 @@ class _Builder:
 
     def _name(self) -> str:
         ops = [op.strip("_") for op in self._ops() if op.isidentifier()]
-        return "_".join(ops[:2] + (["etc"] if len(ops) > 3 else []) + ops[-1:] if len(ops) > 2 else ops)
+        return "_".join(
+            ops[:2] + (["etc"] if len(ops) > 3 else []) + ops[-1:] if len(ops) > 2 else ops
+        )
 
     def _store(self, unit: Unit) -> list[Store]:
         if self._is_full(unit) and len(self.dims) == self.depth:
@@ -112,9 +114,9 @@ class _Builder:
             ScatterIndex(i.term, GatherDim(stride, i.size, i.wraps)) for i, stride in moving
         )
         code = next((i.check for i, _ in moving), None)
-        kind = "set" if unit.piece is None else unit.piece.kind
+        kind = "add" if unit.piece is not None and unit.piece.kind == "add" else "set"
         number = self.reader.buffer(unit.target)
-        return [Store(number, base, value, depth, kind, indices, code)]
+        return [Store(number, base, value, depth, kind, indices, code)]  # type: ignore[arg-type]
 
     def _index(self, unit: Unit) -> Index:
         """Index of the unit's stage at the kernel's axes."""
@@ -123,7 +125,8 @@ class _Builder:
         return tuple(position[unit.order.index(d)] for d in range(len(unit.order)))
 
     def _params(self, stores: Sequence[Store]) -> tuple[BufferParam, ...]:
-        written = {store.buffer: store.kind for store in stores}
+        scattered = {s.buffer for s in stores if s.kind == "add" or s.indices}
+        written = {store.buffer for store in stores}
         read: set[int] = set()
         for store in stores:
             for term in walk(store.value, *(i.term for i in store.indices)):
@@ -133,6 +136,6 @@ class _Builder:
                     read.add(term.attr.buffer)
         params = []
         for stage, number in self.reader.buffers.items():
-            role = "in" if number not in written else "inout" if written[number] == "add" else "out"
+            role = "in" if number not in written else "inout" if number in scattered else "out"
             params.append(BufferParam(stage.dtype, role))  # type: ignore[arg-type]
         return tuple(params)

@@ -18,7 +18,7 @@ from plait.backends.llvm.execute import InterpretedEntry
 from plait.backends.llvm.loop.indexing import dense_or_contiguous
 from plait.backends.llvm.loop.printer import print_kernel
 from plait.backends.llvm.lowering.context import meta_of, sizes
-from plait.backends.llvm.lowering.stage import Stage, root_of
+from plait.backends.llvm.lowering.stage import Stage
 from plait.backends.llvm.plan import Check, Gemm, InputSpec, KernelCall, Plan, SymbolSource
 from plait.backends.llvm.schedule import Schedule, linear_layout, schedule
 from plait.backends.llvm.segments import Segment, split
@@ -297,6 +297,3 @@ class _Segmented:
         if isinstance(item, Value):
             return values[item]
         return item.evaluate(symbols) if isinstance(item, Expr) else item
-
-
-_ = root_of

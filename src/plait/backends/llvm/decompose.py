@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from plait.backends.llvm.expand import UnknownSize, expand
 from plait.backends.llvm.lowering import (
     creation,
     indexing,
@@ -80,7 +81,8 @@ def input_stage(value: Value, op: str) -> Stage:
 def _lower_node(node: Node, lowered: Lowered) -> None:
     rule = rule_for(node)
     if rule is None:
-        raise Unsupported(f"{node.op.qualname} has no lowering rule")
+        _lower_decomposed(node, lowered)
+        return
     for value in (*node.inputs(), *node.results):
         if isinstance(value.type, TensorMeta):
             short(value.type.dtype)
@@ -98,5 +100,22 @@ def _lower_node(node: Node, lowered: Lowered) -> None:
     lowered.stages.update(zip(node.results, results, strict=True))
 
 
+def _lower_decomposed(node: Node, lowered: Lowered) -> None:
+    """The stages of a node's results from those of its decomposition."""
+    if node.op.decomposition is None:
+        raise Unsupported(f"{node.op.qualname} has neither a lowering rule nor a decomposition")
+    try:
+        parts, values = expand(node)
+    except UnknownSize as error:
+        raise Unsupported(f"{node.op.qualname}: {error}") from error
+    for part in parts:
+        _lower_node(part, lowered)
+    for mine, theirs in zip(node.results, values, strict=True):
+        stage = lowered.stages[theirs]
+        if theirs.producer in parts and stage.kind != "input":
+            stage.name = mine.name
+        lowered.stages[mine] = stage
+
+
 # Keyword arguments whose effect the result's type already shows.
-_IGNORED = frozenset({"layout", "device", "pin_memory", "memory_format"})
+_IGNORED = frozenset({"layout", "device", "pin_memory", "memory_format", "generator"})

@@ -118,7 +118,8 @@ class Schedule:
 def linear_layout(stage: Stage, is_root: set[Stage]) -> tuple[Stage, tuple[Expr, ...], Expr] | None:
     """(root, strides, offset) of a stage as strided memory of the first root under its views."""
     index: Index = tuple(
-        Axis(f"d{k}", size).symbol if size is not ONE else ZERO for k, size in enumerate(stage.shape)
+        Axis(f"d{k}", size).symbol if size is not ONE else ZERO
+        for k, size in enumerate(stage.shape)
     )
     symbols = [i for i in index]
     while stage.kind == "view" and stage not in is_root:
@@ -386,7 +387,7 @@ class _Scheduler:
 
 
 def _piece_kind(piece: Piece) -> UnitKind:
-    return "scatter" if piece.kind == "add" else "map"
+    return "map" if piece.kind == "set" else "scatter"
 
 
 def reduces_rows(stage: Stage) -> bool:

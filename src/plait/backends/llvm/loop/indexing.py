@@ -138,7 +138,7 @@ def linear_coefficients(
     expr: Expr, symbols: Sequence[Expr]
 ) -> tuple[tuple[Expr, ...], Expr] | None:
     """(coefficients, rest) with expr = sum(coefficient * symbol) + rest; None where it is not so."""
-    nothing = {s: ZERO for s in symbols}
+    nothing = dict.fromkeys(symbols, ZERO)
     rest = expr.substitute(nothing)
     coefficients = []
     total = rest

@@ -62,8 +62,8 @@ class Kernel:
 
     @property
     def is_serial(self) -> bool:
-        """Whether points must run in order (some store adds to computed places)."""
-        return any(store.kind == "add" for store in self.stores)
+        """Whether points must run in order: some store writes to computed places, which may meet."""
+        return any(store.kind == "add" or store.indices for store in self.stores)
 
     @property
     def row_depth(self) -> int:

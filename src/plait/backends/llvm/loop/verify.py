@@ -23,8 +23,7 @@ from plait.base.errors import InternalError
 __all__ = ["verify_kernel"]
 
 _SAME = frozenset(
-    "add sub mul div floordiv mod fmod truncdiv max min pow atan2 copysign and or xor shl shr "
-    "strict_add strict_sub strict_mul strict_div fma".split()
+    ["add", "sub", "mul", "div", "floordiv", "mod", "fmod", "truncdiv", "max", "min", "pow", "atan2", "copysign", "and", "or", "xor", "shl", "shr", "strict_add", "strict_sub", "strict_mul", "strict_div", "fma"]
 )
 
 

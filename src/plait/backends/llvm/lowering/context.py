@@ -153,7 +153,13 @@ class Context:
         return map_stage(name, self.op, shape, dtype, inputs, body, strides=strides, cost=cost)
 
     def pointwise(
-        self, fn: Callable[..., Term], operands: Sequence[Any], dtype: str, *, cost: int = 1, at: int = 0
+        self,
+        fn: Callable[..., Term],
+        operands: Sequence[Any],
+        dtype: str,
+        *,
+        cost: int = 1,
+        at: int = 0,
     ) -> Stage:
         """`fn` over the broadcast operands, each cast to `dtype`, as result `at`."""
         tensors = [x for x in operands if isinstance(x, Stage)]
@@ -186,7 +192,9 @@ class Context:
             self.name(name), self.op, like.shape, dtype, tensors, body, strides=strides, cost=cost
         )
 
-    def reindexed(self, source: Stage, shape: Sequence[Expr], remap: Callable[[Index], Index]) -> Stage:
+    def reindexed(
+        self, source: Stage, shape: Sequence[Expr], remap: Callable[[Index], Index]
+    ) -> Stage:
         """An anonymous view of `source`."""
         return view_stage(f"{source.name}_v{next(self.counter)}", "view", shape, source, remap)
 

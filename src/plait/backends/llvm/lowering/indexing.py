@@ -7,7 +7,7 @@ meet become adding stores, which run in order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from plait.backends.llvm.loop.builder import DynamicIndex, binary, cast, literal, select
 from plait.backends.llvm.loop.terms import Term
@@ -96,12 +96,17 @@ def index_rule(cx: Context, x: Stage, indices: Sequence[Stage | None]) -> Stage:
 
 
 def scattered(
-    cx: Context, base: Stage, source: Stage, place: Callable[[Reader, Index], Index], reads: Stage
+    cx: Context,
+    base: Stage,
+    source: Stage,
+    place: Callable[[Reader, Index], Index],
+    reads: Stage,
+    kind: Literal["put", "add"] = "add",
 ) -> Stage:
-    """`base` with the elements of `source` added at their places."""
+    """`base` with the elements of `source` added (or put) at their places, in order."""
     stage = Stage("assemble", cx.name(), cx.op, cx.shape(), cx.dtype(), strides=cx.strides())
     start = Piece(copied(cx, "start", base, stage.dtype), lambda read, i: i)
-    stage.pieces = (start, Piece(source, place, "add", (reads,)))
+    stage.pieces = (start, Piece(source, place, kind, (reads,)))
     stage.inputs = (start.source, source, reads)
     return stage
 
@@ -117,6 +122,19 @@ def scatter_add_rule(cx: Context, x: Stage, dim: Any, indices: Stage, source: St
         cx.name("values"), cx.op, indices.shape, x.dtype, [source], lambda read, i: read(source, i)
     )
     return scattered(cx, x, values, lambda read, i: put(i, d, look(read, i)), indices)
+
+
+@lowers("aten::scatter.src")
+def scatter_rule(cx: Context, x: Stage, dim: Any, indices: Stage, source: Stage) -> Stage:
+    """x[.., index, ..] = source, for every element of `indices`; the last one stays."""
+    if not x.shape:
+        raise Unsupported("scatter into a 0-d tensor")
+    d = wrap(dim, len(x.shape))
+    look = looker(cx, indices, x.shape[d], lambda i: i)
+    values = map_stage(
+        cx.name("values"), cx.op, indices.shape, x.dtype, [source], lambda read, i: read(source, i)
+    )
+    return scattered(cx, x, values, lambda read, i: put(i, d, look(read, i)), indices, "put")
 
 
 @lowers("aten::index_add")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from plait.backends.llvm.loop.builder import binary, cast, literal
+from plait.backends.llvm.loop.builder import cast, literal
 from plait.backends.llvm.loop.indexing import reindex
-from plait.backends.llvm.loop.terms import Term, is_float
+from plait.backends.llvm.loop.terms import Term
 from plait.backends.llvm.lowering.context import (
-    ONE,
     Context,
     broadcast,
     compute_dtype,
@@ -78,9 +77,7 @@ def combined(cx: Context, x: Stage, product_: Stage, beta: Any, alpha: Any) -> S
 
 
 @lowers("aten::addmm", "aten::baddbmm")
-def addmm_rule(
-    cx: Context, x: Stage, a: Stage, b: Stage, beta: Any = 1, alpha: Any = 1
-) -> Stage:
+def addmm_rule(cx: Context, x: Stage, a: Stage, b: Stage, beta: Any = 1, alpha: Any = 1) -> Stage:
     """beta*x + alpha*(a @ b)."""
     return combined(cx, x, gemm(cx, "product", a, b), beta, alpha)
 
@@ -138,12 +135,16 @@ def flat_rows(cx: Context, a: Stage, b: Stage) -> Stage:
         return gemm(cx, "product", a, b)
     rows = product(lead)
     flat = cx.reindexed(
-        a, (rows, a.shape[-1]), lambda i: (*reindex((i[0],), (rows,), lead), i[1])  # type: ignore[arg-type]
+        a,
+        (rows, a.shape[-1]),
+        lambda i: (*reindex((i[0],), (rows,), lead), i[1]),  # type: ignore[arg-type]
     )
     result = gemm(cx, "product", flat, b)
     shape = (*lead, b.shape[-1])
     return cx.reindexed(
-        result, shape, lambda i: (*reindex(i[:-1], lead, (rows,)), i[-1])  # type: ignore[arg-type]
+        result,
+        shape,
+        lambda i: (*reindex(i[:-1], lead, (rows,)), i[-1]),  # type: ignore[arg-type]
     )
 
 
@@ -161,6 +162,3 @@ def _vector_linear(cx: Context, x: Stage, weight: Stage, bias: Stage | None) -> 
     wide, narrow = (weight, x) if len(x.shape) == 1 else (x, weight)
     result = dotted(cx, wide, narrow, wide.shape)
     return renamed(cx, result) if bias is None else combined(cx, bias, result, 1, 1)
-
-
-_ = (ONE, is_float, binary)

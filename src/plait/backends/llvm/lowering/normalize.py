@@ -83,12 +83,8 @@ def log_softmax_backward_rule(cx: Context, g: Stage, y: Stage, dim: Any, *rest: 
     if not y.shape:
         return cx.pointwise(lambda a, b: sub(a, mul(exp(b), a)), [g, y], dtype)
     dims = [wrap(dim, len(y.shape))]
-    total = keep(
-        cx, reduce_stage(cx, "sum", "sum", accumulated(cx, g, dtype), dims), y, dims
-    )
-    return cx.pointwise(
-        lambda a, b, s: sub(a, mul(exp(b), s)), [g, y, total], dtype, cost=DEAR + 2
-    )
+    total = keep(cx, reduce_stage(cx, "sum", "sum", accumulated(cx, g, dtype), dims), y, dims)
+    return cx.pointwise(lambda a, b, s: sub(a, mul(exp(b), s)), [g, y, total], dtype, cost=DEAR + 2)
 
 
 # ---------------------------------------------------------------- layer norm

@@ -48,7 +48,7 @@ def like(x: T, number: float) -> T:
 
 add, sub, mul, div = op2("add"), op2("sub"), op2("mul"), op2("div")
 maximum, minimum = op2("max"), op2("min")
-exp, log, sqrt, erf, tanh, sigmoid = (op1(n) for n in "exp log sqrt erf tanh sigmoid".split())
+exp, log, sqrt, erf, tanh, sigmoid = (op1(n) for n in ["exp", "log", "sqrt", "erf", "tanh", "sigmoid"])
 
 
 def nonzero(x: T) -> T:
@@ -241,25 +241,19 @@ for _name, _predicate in {**PREDICATES, **COMPARISONS}.items():
 @lowers("aten::add")
 def add_rule(cx: Context, x: Any, y: Any, alpha: Any = 1) -> Stage:
     """x + alpha*y."""
-    return cx.pointwise(
-        lambda a, c: add(a, scaled(c, alpha)), [x, y], compute_dtype(cx.dtype())
-    )
+    return cx.pointwise(lambda a, c: add(a, scaled(c, alpha)), [x, y], compute_dtype(cx.dtype()))
 
 
 @lowers("aten::sub")
 def sub_rule(cx: Context, x: Any, y: Any, alpha: Any = 1) -> Stage:
     """x - alpha*y."""
-    return cx.pointwise(
-        lambda a, c: sub(a, scaled(c, alpha)), [x, y], compute_dtype(cx.dtype())
-    )
+    return cx.pointwise(lambda a, c: sub(a, scaled(c, alpha)), [x, y], compute_dtype(cx.dtype()))
 
 
 @lowers("aten::rsub")
 def rsub_rule(cx: Context, x: Any, y: Any, alpha: Any = 1) -> Stage:
     """y - alpha*x."""
-    return cx.pointwise(
-        lambda a, c: sub(c, scaled(a, alpha)), [x, y], compute_dtype(cx.dtype())
-    )
+    return cx.pointwise(lambda a, c: sub(c, scaled(a, alpha)), [x, y], compute_dtype(cx.dtype()))
 
 
 @lowers("aten::div")
@@ -330,7 +324,9 @@ def clamp_max_rule(cx: Context, x: Stage, high: Any) -> Stage:
     return cx.pointwise(minimum, [x, high], compute_dtype(cx.dtype()))
 
 
-@lowers("aten::where.self", "aten::where.ScalarSelf", "aten::where.ScalarOther", "aten::where.Scalar")
+@lowers(
+    "aten::where.self", "aten::where.ScalarSelf", "aten::where.ScalarOther", "aten::where.Scalar"
+)
 def where_rule(cx: Context, condition: Stage, x: Any, y: Any) -> Stage:
     """x where the condition holds, else y."""
     dtype = cx.dtype()
@@ -349,7 +345,12 @@ def masked_fill_rule(cx: Context, x: Stage, mask: Stage, value: Any) -> Stage:
 
 
 def mixed(
-    cx: Context, fn: Callable[..., T], operands: Sequence[Any], types: Sequence[str], *, cost: int = 1
+    cx: Context,
+    fn: Callable[..., T],
+    operands: Sequence[Any],
+    types: Sequence[str],
+    *,
+    cost: int = 1,
 ) -> Stage:
     """A pointwise result whose operands have types of their own."""
     result = cx.dtype()
@@ -391,7 +392,10 @@ def lerp_rule(cx: Context, x: Stage, end: Stage, weight: Any) -> Stage:
 def addcmul_rule(cx: Context, x: Any, y: Any, z: Any, value: Any = 1) -> Stage:
     """x + value*y*z."""
     return cx.pointwise(
-        lambda a, c, d: add(a, mul(scaled(c, value), d)), [x, y, z], compute_dtype(cx.dtype()), cost=2
+        lambda a, c, d: add(a, mul(scaled(c, value), d)),
+        [x, y, z],
+        compute_dtype(cx.dtype()),
+        cost=2,
     )
 
 
@@ -399,5 +403,8 @@ def addcmul_rule(cx: Context, x: Any, y: Any, z: Any, value: Any = 1) -> Stage:
 def addcdiv_rule(cx: Context, x: Any, y: Any, z: Any, value: Any = 1) -> Stage:
     """x + value*y/z."""
     return cx.pointwise(
-        lambda a, c, d: add(a, scaled(div(c, d), value)), [x, y, z], compute_dtype(cx.dtype()), cost=4
+        lambda a, c, d: add(a, scaled(div(c, d), value)),
+        [x, y, z],
+        compute_dtype(cx.dtype()),
+        cost=4,
     )

@@ -32,9 +32,7 @@ def philox_uniform_rule(cx: Context, size: Any, seed: Any, call: Any, **options:
     dtype, shape = cx.dtype(), cx.shape()
 
     def body(read: Reader, i: Index) -> Term:
-        word = philox(
-            scalar_term(seed, "i64"), scalar_term(call, "i64"), linear_position(i, shape)
-        )
+        word = philox(scalar_term(seed, "i64"), scalar_term(call, "i64"), linear_position(i, shape))
         if dtype == "f64":
             return binary("strict_mul", cast(word, "f64"), literal(2.0**-32, "f64"))
         high = cast(binary("shr", word, literal(8, "u32")), "f32")
@@ -67,9 +65,7 @@ def philox_normal_rule(cx: Context, size: Any, seed: Any, call: Any, **options: 
     dtype, shape = cx.dtype(), cx.shape()
 
     def body(read: Reader, i: Index) -> Term:
-        word = philox(
-            scalar_term(seed, "i64"), scalar_term(call, "i64"), linear_position(i, shape)
-        )
+        word = philox(scalar_term(seed, "i64"), scalar_term(call, "i64"), linear_position(i, shape))
         return cast(normal_from_word(_Terms(), word, dtype), dtype)  # type: ignore[no-any-return]
 
     return cx.result([], body, cost=4 * COST)

@@ -9,20 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plait.backends.llvm.loop.builder import binary, cast, index, literal, unary
-from plait.backends.llvm.loop.indexing import contiguous
-from plait.backends.llvm.loop.terms import Term, is_float
+from plait.backends.llvm.loop.terms import Term
 from plait.backends.llvm.lowering.context import (
     ONE,
-    ZERO,
     Context,
     Unsupported,
-    broadcast,
     compute_dtype,
     lowers,
 )
 from plait.backends.llvm.lowering.pointwise import nonzero
 from plait.backends.llvm.lowering.stage import DEAR, Index, Reader, Stage, map_stage
-from plait.backends.llvm.lowering.view import put, wrap
+from plait.backends.llvm.lowering.view import wrap
 from plait.symbolic.expr import Expr, as_int, const, minimum, product
 
 __all__ = ["keep", "reduce_dims", "reduce_stage"]
@@ -92,7 +89,13 @@ def _staged(
 
 
 def _twice(
-    cx: Context, first: str, name: str, kind: str, x: Stage, dims: tuple[int, ...], inner: tuple[int, ...]
+    cx: Context,
+    first: str,
+    name: str,
+    kind: str,
+    x: Stage,
+    dims: tuple[int, ...],
+    inner: tuple[int, ...],
 ) -> Stage:
     rows = plain(cx, first, kind, x, inner)
     left = [d for d in range(len(x.shape)) if d not in inner]
@@ -201,9 +204,7 @@ def mean_rule(
     wide = accumulated(cx, x, cx.dtype())
     total = reduce_stage(cx, "sum", "sum", wide, dims)
     count = element_count(x, dims)
-    return finish(
-        cx, total, x, dims, fn=lambda t: binary("div", t, number(count, t.dtype)), cost=2
-    )
+    return finish(cx, total, x, dims, fn=lambda t: binary("div", t, number(count, t.dtype)), cost=2)
 
 
 def _extreme(kind: str) -> Callable[..., Stage]:
@@ -273,6 +274,26 @@ def _truth(kind: str) -> Callable[..., Stage]:
 
 lowers("aten::any")(_truth("any"))
 lowers("aten::all")(_truth("all"))
+
+
+SHORT_SCAN = 128
+
+
+@lowers("aten::cumsum")
+def cumsum_rule(cx: Context, x: Stage, dim: Any, dtype: Any = None) -> Stage:
+    """Running sums along a short dimension: every element is a sum of its own."""
+    if not x.shape:
+        return cx.pointwise(lambda a: a, [x], cx.dtype(), cost=0)
+    d = wrap(dim, len(x.shape))
+    length = as_int(x.shape[d])
+    if length is None or length > SHORT_SCAN:
+        raise Unsupported(f"cumsum over {x.shape[d]} elements")
+    wide = accumulated(cx, x, cx.dtype())
+    shape = (*x.shape[: d + 1], *x.shape[d:])
+    pairs = cx.reindexed(wide, shape, lambda i: (*i[:d], *i[d + 1 :]))
+    total = plain(cx, cx.name("sum"), "sum", pairs, [d + 1])
+    total.ragged = (d + 1, lambda i: i[d] + 1)  # type: ignore[operator]
+    return cx.pointwise(lambda a: a, [total], wide.dtype, cost=0)
 
 
 # ---------------------------------------------------------------- composed reductions
@@ -352,6 +373,3 @@ def logsumexp_rule(cx: Context, x: Stage, dim: Any, keepdim: bool = False) -> St
         cost=DEAR,
     )  # fmt: skip
     return finish(cx, log, x, dims, cost=0)
-
-
-_ = (contiguous, is_float, broadcast, put, ZERO)

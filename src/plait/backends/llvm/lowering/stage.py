@@ -70,7 +70,8 @@ class Piece(NamedTuple):
 
     source: Stage
     place: Callable[[Reader, Index], Index]
-    kind: Literal["set", "add"] = "set"
+    kind: Literal["set", "put", "add"] = "set"
+    """"set": disjoint places; "put" and "add": places may meet, in order."""
     reads: tuple[Stage, ...] = ()
     """Stages that `place` reads."""
 

@@ -45,9 +45,7 @@ def view(cx: Context, x: Stage, remap: Remap, at: int = 0) -> Stage:
                 raise NotIndexable(stage) from error
             raise
 
-    stage = view_stage(
-        cx.name(result=at), cx.op, cx.shape(at), x, guarded, strides=cx.strides(at)
-    )
+    stage = view_stage(cx.name(result=at), cx.op, cx.shape(at), x, guarded, strides=cx.strides(at))
     return stage
 
 
@@ -371,6 +369,52 @@ def select_scatter_rule(cx: Context, x: Stage, source: Stage, dim: Any, position
     def inside(i: Index) -> tuple[Term, Index]:
         mask = binary("eq", index(i[d]), index(place))  # type: ignore[arg-type]
         return mask, (*i[:d], *i[d + 1 :])
+
+    return replaced(cx, x, source, inside)
+
+
+@lowers("aten::diagonal_scatter")
+def diagonal_scatter_rule(
+    cx: Context, x: Stage, source: Stage, offset: Any = 0, dim1: Any = 0, dim2: Any = 1
+) -> Stage:
+    """x with a diagonal replaced."""
+    a, b = wrap(dim1, len(x.shape)), wrap(dim2, len(x.shape))
+    shift = known_int(offset, "offset")
+
+    def inside(i: Index) -> tuple[Term, Index]:
+        along = i[a] - max(-shift, 0)  # type: ignore[operator]
+        mask = binary("eq", index(i[b] - i[a]), index(expr_of(shift)))  # type: ignore[operator]
+        return mask, (*(i[d] for d in range(len(i)) if d not in (a, b)), along)
+
+    return replaced(cx, x, source, inside)
+
+
+@lowers("aten::as_strided_scatter")
+def as_strided_scatter_rule(
+    cx: Context, x: Stage, source: Stage, size: Sequence[Any], stride: Sequence[Any],
+    storage_offset: Any = None,
+) -> Stage:  # fmt: skip
+    """x with the elements that strides reach replaced; the strides must not meet."""
+    strides, shape, start = sizes(stride), source.shape, expr_of(storage_offset or 0)
+    order = sorted(range(len(shape)), key=lambda d: -(as_int(strides[d]) or 0))
+    reach = 1
+    for d in reversed(order):
+        step, count = known_int(strides[d], "a stride"), known_int(shape[d], "a size")
+        if count > 1 and step < reach:
+            raise Unsupported("as_strided_scatter of strides that overlap")
+        reach = max(reach, step * count)
+    if x.kind == "view":
+        raise Unsupported("as_strided_scatter into a view")
+
+    def inside(i: Index) -> tuple[Term, Index]:
+        rest = dot(i, x.strides) - start  # type: ignore[arg-type]
+        mask, place = binary("ge", index(rest), index(ZERO)), {}
+        for d in order:
+            place[d] = ZERO if shape[d] is ONE else rest // strides[d]
+            rest = rest - place[d] * strides[d]
+            mask = binary("and", mask, binary("lt", index(place[d]), index(shape[d])))
+        mask = binary("and", mask, binary("eq", index(rest), index(ZERO)))
+        return mask, tuple(place[d] for d in range(len(shape)))
 
     return replaced(cx, x, source, inside)
 
