@@ -221,4 +221,6 @@ class Memory:
     def report(self, failed: Value, code: int) -> None:
         """Set the status to code + 1 if any lane failed and nothing failed before."""
         with self.builder.if_then(failed.any_lane(), likely=False):
-            self.builder.store_atomic(I64(code + 1), self.status, "monotonic", 8)
+            where = self.builder.gep(self.status, [I64(0)], source_etype=I64)
+            where.type = I64.as_pointer()  # llvmlite's atomic store wants to know the type
+            self.builder.store_atomic(I64(code + 1), where, "monotonic", 8)
