@@ -60,11 +60,20 @@ def compile(
     """
     if fn is None:
         return functools.partial(
-            compile, backend=backend, fullgraph=fullgraph, dynamic=dynamic, options=options, name=name
+            compile,
+            backend=backend,
+            fullgraph=fullgraph,
+            dynamic=dynamic,
+            options=options,
+            name=name,
         )
     if not callable(fn):
-        raise InvalidArgument(f"compile: argument 'fn' is a {type(fn).__name__}; expected a callable.")
-    return CompiledFunction(fn, backend, fullgraph=fullgraph, dynamic=dynamic, options=options, name=name)
+        raise InvalidArgument(
+            f"compile: argument 'fn' is a {type(fn).__name__}; expected a callable."
+        )
+    return CompiledFunction(
+        fn, backend, fullgraph=fullgraph, dynamic=dynamic, options=options, name=name
+    )
 
 
 class CompiledFunction:
@@ -84,7 +93,9 @@ class CompiledFunction:
         name: str | None = None,
     ) -> None:
         self.fn = fn
-        self.backend_name = backend if isinstance(backend, str) else getattr(backend, "__name__", "backend")
+        self.backend_name = (
+            backend if isinstance(backend, str) else getattr(backend, "__name__", "backend")
+        )
         self.backend = lookup_backend(backend)
         self.fullgraph = fullgraph
         self.options = dict(options or {})
@@ -133,7 +144,9 @@ class CompiledFunction:
         inputs = entry.guards.check(args, kwargs)
         if inputs is None:
             failure = entry.guards.explain(args, kwargs)
-            log.record("fallback", f"the new entry's own guards fail: {failure}", function=self.__name__)
+            log.record(
+                "fallback", f"the new entry's own guards fail: {failure}", function=self.__name__
+            )
             return self.fn(*args, **kwargs)
         run = entry.run
         return self.fn(*args, **kwargs) if run is None else entry.finish(run(inputs))
@@ -157,10 +170,14 @@ class CompiledFunction:
         if failure is not None:
             recompile = Recompile(self.entries[0].number, failure)
             self.recompiles.append(recompile)
-            log.record("recompile", str(failure), function=self.__name__, count=len(self.recompiles))
+            log.record(
+                "recompile", str(failure), function=self.__name__, count=len(self.recompiles)
+            )
         if len(self.entries) < RECOMPILE_LIMIT:
             return True
-        self._forced_eager = f"{RECOMPILE_LIMIT} entries were compiled and none answers; last: {failure}"
+        self._forced_eager = (
+            f"{RECOMPILE_LIMIT} entries were compiled and none answers; last: {failure}"
+        )
         log.record("fallback", self._forced_eager, function=self.__name__)
         return False
 
@@ -177,7 +194,9 @@ class CompiledFunction:
         if aliased:
             labels = [i.desc.expr() for i in program.inputs]
             pairs = ", ".join(f"{labels[i]} and {labels[j]}" for i, j in aliased)
-            log.record("fallback", f"written arguments overlap others: {pairs}", function=self.__name__)
+            log.record(
+                "fallback", f"written arguments overlap others: {pairs}", function=self.__name__
+            )
             run = None
         times = {"capture": captured - started} | getattr(compiled, "times", {})
         times["first compile"] = time.perf_counter() - started
@@ -194,7 +213,9 @@ class CompiledFunction:
     def _lower(self, program: CapturedProgram) -> tuple[Any, Callable[[list[Any]], Any] | None]:
         """What the backend made of the program, and how to run it on the program's inputs."""
         if getattr(self.backend, "skips_aot", False):
-            call: Compiled = call_backend(self.backend, self.backend_name, program.graph, self.options)
+            call: Compiled = call_backend(
+                self.backend, self.backend_name, program.graph, self.options
+            )
             return call, lambda inputs: call(*inputs)
         specs = [InputSpec(i.example.requires_grad, i.example.is_leaf) for i in program.inputs]
         compiled = compile_ahead(
@@ -223,7 +244,11 @@ class CompiledFunction:
     def graphs(self) -> dict[str, Graph]:
         """The newest entry's graphs: captured, joint, forward, backward."""
         latest = self._latest()
-        found = {"captured": latest.captured, "joint": latest.joint.graph, "forward": latest.forward}
+        found = {
+            "captured": latest.captured,
+            "joint": latest.joint.graph,
+            "forward": latest.forward,
+        }
         if latest.backward is not None:
             found["backward"] = latest.backward.graph
         return found
@@ -238,7 +263,9 @@ class CompiledFunction:
         """The conditions of the newest entry, one line each, then what could not be guarded."""
         self._latest()
         entry = self.entries[0]
-        unguarded = [f"unguarded: {text} ({why})" for text, why in entry.program.reads.unguarded.items()]
+        unguarded = [
+            f"unguarded: {text} ({why})" for text, why in entry.program.reads.unguarded.items()
+        ]
         return entry.guards.describe() + unguarded
 
 
@@ -262,4 +289,3 @@ def _finisher(program: CapturedProgram) -> Callable[[Any], Any]:
 
 def _only(outputs: Sequence[Any]) -> Any:
     return outputs[0]
-

@@ -19,7 +19,10 @@ def test_two_threads_call_one_compiled_function() -> None:
     compiled = plait.compile(work)
     rng = np.random.default_rng(0)
     inputs = [
-        (plait.tensor(rng.standard_normal((128, 64)).astype("f")), plait.tensor(rng.standard_normal((64, 96)).astype("f")))
+        (
+            plait.tensor(rng.standard_normal((128, 64)).astype("f")),
+            plait.tensor(rng.standard_normal((64, 96)).astype("f")),
+        )
         for _ in range(4)
     ]
     expected = [work(*pair).numpy() for pair in inputs]

@@ -9,7 +9,12 @@ import pytest
 
 import plait
 from plait import nn
-from plait.base.errors import BackendCompilerFailed, CaptureError, DataDependentError, InvalidBackend
+from plait.base.errors import (
+    BackendCompilerFailed,
+    CaptureError,
+    DataDependentError,
+    InvalidBackend,
+)
 from plait.dispatch.state import tls
 
 X = plait.ones(2, 3)
@@ -35,7 +40,11 @@ MISTAKES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("wrong argument type", lambda x: x.sum("rows"), (X,)),
     ("index out of range", lambda x, i: plait.index_select(x, 0, i), (X, plait.tensor([0, 9]))),
     ("gather out of range", lambda x, i: plait.gather(x, 1, i), (X, plait.tensor([[0, 3]]))),
-    ("target out of range", lambda x, t: nn.functional.cross_entropy(x, t), (X, plait.tensor([0, 7]))),
+    (
+        "target out of range",
+        lambda x, t: nn.functional.cross_entropy(x, t),
+        (X, plait.tensor([0, 7])),
+    ),
     ("leaf written", lambda x: x.add_(1.0), (plait.ones(2, requires_grad=True),)),
     ("select out of range", lambda x: x[5], (X,)),
     ("subtract bools", lambda x: x - x, (X > 0,)),

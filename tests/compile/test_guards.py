@@ -34,21 +34,41 @@ def test_same_call_compiles_once() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "says"),
     [
-        (lambda: plait.ones(3), lambda: plait.ones(3, dtype=plait.float64), "x.dtype: expected plait.float32, got plait.float64"),
-        (lambda: plait.ones(3), lambda: plait.ones(3, 1), r"x.shape: expected \(3,\), got \(3, 1\)"),
+        (
+            lambda: plait.ones(3),
+            lambda: plait.ones(3, dtype=plait.float64),
+            "x.dtype: expected plait.float32, got plait.float64",
+        ),
+        (
+            lambda: plait.ones(3),
+            lambda: plait.ones(3, 1),
+            r"x.shape: expected \(3,\), got \(3, 1\)",
+        ),
         (lambda: plait.ones(3, 2), lambda: plait.ones(2, 3).t(), "x.strides"),
-        (lambda: plait.ones(3), lambda: plait.ones(3, requires_grad=True), "x.requires_grad: expected False, got True"),
+        (
+            lambda: plait.ones(3),
+            lambda: plait.ones(3, requires_grad=True),
+            "x.requires_grad: expected False, got True",
+        ),
         (lambda: 2.0, lambda: 3.0, "x: expected 2.0, got 3.0"),
         (lambda: 2, lambda: 2.0, "x: expected 2, got 2.0"),
         (lambda: "a", lambda: "b", "x: expected 'a', got 'b'"),
         (lambda: None, lambda: True, "x: expected None, got True"),
         (lambda: [plait.ones(2)], lambda: (plait.ones(2),), "x: expected a list of 1"),
-        (lambda: {"a": plait.ones(2)}, lambda: {"b": plait.ones(2)}, r"keys of x: expected \('a',\), got \('b',\)"),
+        (
+            lambda: {"a": plait.ones(2)},
+            lambda: {"b": plait.ones(2)},
+            r"keys of x: expected \('a',\), got \('b',\)",
+        ),
     ],
 )
 def test_recompile_names_the_condition_and_both_values(first: Any, second: Any, says: str) -> None:
     def f(x: Any) -> Any:
-        leaves = [x] if not isinstance(x, list | tuple | dict) else list(x.values() if isinstance(x, dict) else x)
+        leaves = (
+            [x]
+            if not isinstance(x, list | tuple | dict)
+            else list(x.values() if isinstance(x, dict) else x)
+        )
         t = leaves[0] if isinstance(leaves[0], plait.Tensor) else plait.ones(2)
         return t * 2.0
 
@@ -71,7 +91,10 @@ def test_a_size_that_varies_becomes_symbolic() -> None:
 
 
 def test_dynamic_false_never_makes_symbols_and_true_at_once() -> None:
-    never, always = compiled(lambda x: x * 2.0, dynamic=False), compiled(lambda x: x * 2.0, dynamic=True)
+    never, always = (
+        compiled(lambda x: x * 2.0, dynamic=False),
+        compiled(lambda x: x * 2.0, dynamic=True),
+    )
     for rows in (2, 3, 4):
         never(plait.ones(rows))
         always(plait.ones(rows))
@@ -174,20 +197,26 @@ def test_modules_are_guarded_by_their_state_and_their_tensors_are_named() -> Non
     model = Scaled()
     c = compiled(model)
     x = plait.ones(4, 3)
-    np.testing.assert_allclose(c(x).detach().numpy(), (model.linear(x) * 2.0).detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        c(x).detach().numpy(), (model.linear(x) * 2.0).detach().numpy(), rtol=1e-6
+    )
     assert "ParamAOTInput(target='linear.weight')" in c.print_io()
     assert "BufferAOTInput(target='count')" in c.print_io()
     assert model.count.tolist() == [1.0]
     c(x)
     assert model.count.tolist() == [2.0] and len(c.entries) == 1
     model.scale = 3.0
-    np.testing.assert_allclose(c(x).detach().numpy(), (model.linear(x) * 3.0).detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        c(x).detach().numpy(), (model.linear(x) * 3.0).detach().numpy(), rtol=1e-6
+    )
     assert "scale: expected 2.0, got 3.0" in last_reason(c)
     model.eval()
     c(x)
     assert "training" in last_reason(c) and model.count.tolist() == [3.0]
     model.linear.weight = nn.Parameter(plait.zeros(2, 3))
-    np.testing.assert_allclose(c(x).detach().numpy()[:, 0], [3.0 * model.linear.bias[0].item()] * 4, rtol=1e-6)
+    np.testing.assert_allclose(
+        c(x).detach().numpy()[:, 0], [3.0 * model.linear.bias[0].item()] * 4, rtol=1e-6
+    )
 
 
 def test_gradients_reach_module_parameters() -> None:

@@ -15,7 +15,7 @@ TEXTS = [
     "aten::split.Tensor(Tensor(a) self, SymInt split_size, int dim=0) -> Tensor(a)[]",
     "aten::native_layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, "
     "float eps) -> (Tensor, Tensor, Tensor)",
-    "aten::gelu(Tensor self, *, str approximate=\"none\") -> Tensor",
+    'aten::gelu(Tensor self, *, str approximate="none") -> Tensor',
     "aten::cat(Tensor[] tensors, int dim=0) -> Tensor",
     "aten::index.Tensor(Tensor self, Tensor?[] indices) -> Tensor",
     "aten::max.dim(Tensor self, int dim) -> (Tensor values, Tensor indices)",

@@ -30,7 +30,9 @@ class Thing:
 
 @pytest.fixture
 def op() -> Overload:
-    return Overload(FunctionSchema.parse("test::f(Tensor x, int n=2, *, float scale=1.0) -> Tensor"))
+    return Overload(
+        FunctionSchema.parse("test::f(Tensor x, int n=2, *, float scale=1.0) -> Tensor")
+    )
 
 
 def test_direct_kernel_and_calling_convention(op: Overload) -> None:
@@ -79,7 +81,9 @@ def test_missing_kernel_names_operator_and_backend(op: Overload) -> None:
 def test_global_fallback_runs_only_where_there_is_no_kernel(op: Overload) -> None:
     op.register(DispatchKey.CPU, lambda x, n, *, scale: "cpu")
     key = DispatchKey.TRACER
-    dispatcher.register_fallback(key, lambda op, lower: lambda *a, **k: ("fallback", op.resolve(lower)(*a, **k)))
+    dispatcher.register_fallback(
+        key, lambda op, lower: lambda *a, **k: ("fallback", op.resolve(lower)(*a, **k))
+    )
     try:
         assert op(Thing(CPU | key.mask)) == ("fallback", "cpu")
         op.register(key, lambda x, n, *, scale: "own")
@@ -142,7 +146,12 @@ def cpu_op(op: Overload) -> Iterator[Overload]:
 
 def test_modes_are_asked_innermost_first_then_the_slots(cpu_op: Overload) -> None:
     log: list[str] = []
-    with Fake("fake", log), Functional("functional", log), Recorder("outer", log), Recorder("inner", log):
+    with (
+        Fake("fake", log),
+        Functional("functional", log),
+        Recorder("outer", log),
+        Recorder("inner", log),
+    ):
         assert cpu_op(Thing(CPU)) == "cpu"
     assert log == ["inner", "outer", "functional", "fake"]
 
@@ -156,7 +165,10 @@ def test_not_implemented_goes_on_and_lists_who_declined(cpu_op: Overload) -> Non
     log: list[str] = []
     with Recorder("outer", log), Recorder("inner", log, answer=False):
         assert cpu_op(Thing()) == "cpu"
-    with Recorder("outer", log, answer=False), pytest.raises(ArgumentTypeError, match="mode Recorder"):
+    with (
+        Recorder("outer", log, answer=False),
+        pytest.raises(ArgumentTypeError, match="mode Recorder"),
+    ):
         cpu_op(Thing())
 
 
@@ -174,7 +186,12 @@ def test_a_failing_handler_restores_modes(cpu_op: Overload) -> None:
 def test_handlers_run_below_autograd(op: Overload) -> None:
     op.register(DispatchKey.CPU, lambda x, n, *, scale: "cpu")
     calls: list[str] = []
-    op.register(DispatchKey.AUTOGRAD_CPU, lambda x, n, *, scale: calls.append("autograd") or op.resolve(CPU | DispatchKey.PYTHON.mask)(x, n, scale=scale))
+    op.register(
+        DispatchKey.AUTOGRAD_CPU,
+        lambda x, n, *, scale: (
+            calls.append("autograd") or op.resolve(CPU | DispatchKey.PYTHON.mask)(x, n, scale=scale)
+        ),
+    )
     with Recorder("mode", calls):
         op(Thing(CPU | AUTOGRAD))
     assert calls == ["autograd", "mode"]

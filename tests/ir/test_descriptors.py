@@ -34,7 +34,12 @@ def test_every_kind_has_an_expression_and_they_differ() -> None:
 
 
 def test_bases_have_no_expression() -> None:
-    for base in (d.AOTInput(), d.DifferentiableAOTInput(), d.AOTOutput(), d.DifferentiableAOTOutput()):
+    for base in (
+        d.AOTInput(),
+        d.DifferentiableAOTInput(),
+        d.AOTOutput(),
+        d.DifferentiableAOTOutput(),
+    ):
         with pytest.raises(NotImplementedError):
             base.expr()
 

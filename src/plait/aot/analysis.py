@@ -47,7 +47,9 @@ def input_infos(arguments: Sequence[Tensor], specs: Sequence[_Spec]) -> list[Inp
     return infos
 
 
-def classify_outputs(results: Sequence[Any], arguments: Sequence[Tensor], declared: Sequence[Any]) -> Outputs:
+def classify_outputs(
+    results: Sequence[Any], arguments: Sequence[Tensor], declared: Sequence[Any]
+) -> Outputs:
     """The kind of each user output.
 
     A lone view of an intermediate counts as fresh: nobody else can reach its base. Several outputs
@@ -69,11 +71,17 @@ def classify_outputs(results: Sequence[Any], arguments: Sequence[Tensor], declar
         handle = handle_of(tensor)
         storage, requires_grad = handle.storage, tensor._requires_grad
         if id(tensor) in inputs:
-            out.infos.append(OutputAliasInfo(OutputType.IS_INPUT, inputs[id(tensor)], requires_grad=requires_grad))
+            out.infos.append(
+                OutputAliasInfo(
+                    OutputType.IS_INPUT, inputs[id(tensor)], requires_grad=requires_grad
+                )
+            )
         elif storage.input_index is not None:
             steps = _graph_steps(handle.steps)
             kind = OutputType.ALIAS_OF_INPUT
-            out.infos.append(OutputAliasInfo(kind, storage.input_index, steps=steps, requires_grad=requires_grad))
+            out.infos.append(
+                OutputAliasInfo(kind, storage.input_index, steps=steps, requires_grad=requires_grad)
+            )
         elif sharing[id(storage)] > 1:
             number = base_numbers.get(id(storage))
             if number is None:
@@ -81,11 +89,15 @@ def classify_outputs(results: Sequence[Any], arguments: Sequence[Tensor], declar
                 out.bases.append((idx, _base_of(results, storage)))
             steps = _graph_steps(handle.steps)
             kind = OutputType.ALIAS_OF_INTERMEDIATE
-            out.infos.append(OutputAliasInfo(kind, number, steps=steps, requires_grad=requires_grad))
+            out.infos.append(
+                OutputAliasInfo(kind, number, steps=steps, requires_grad=requires_grad)
+            )
         else:
             place = len(out.plain)
             out.plain.append((idx, tensor))
-            out.infos.append(OutputAliasInfo(OutputType.NON_ALIAS, graph_idx=place, requires_grad=requires_grad))
+            out.infos.append(
+                OutputAliasInfo(OutputType.NON_ALIAS, graph_idx=place, requires_grad=requires_grad)
+            )
     return out
 
 
@@ -113,7 +125,12 @@ def _graph_steps(steps: tuple[ViewStep, ...]) -> tuple[ViewStep, ...]:
     """Steps with SymInts as Exprs, to be evaluated at each call."""
     return tuple(
         [
-            ViewStep(s.op, map_values(s.args, to_expr), {k: map_values(v, to_expr) for k, v in s.kwargs.items()}, s.index)
+            ViewStep(
+                s.op,
+                map_values(s.args, to_expr),
+                {k: map_values(v, to_expr) for k, v in s.kwargs.items()},
+                s.index,
+            )
             for s in steps
         ]
     )

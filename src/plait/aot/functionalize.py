@@ -22,7 +22,15 @@ from plait.ir.effects import is_random
 from plait.tensor.storage import Storage
 from plait.tensor.tensor import Tensor, make_fake
 
-__all__ = ["FunctionalMode", "FunctionalStorage", "FunctionalTensor", "RandomState", "handle_of", "read", "wrap"]
+__all__ = [
+    "FunctionalMode",
+    "FunctionalStorage",
+    "FunctionalTensor",
+    "RandomState",
+    "handle_of",
+    "read",
+    "wrap",
+]
 
 # Views that change nothing but autograd's history: the value is the same.
 _IDENTITY_VIEWS = frozenset({"aten::detach", "aten::alias"})
@@ -53,7 +61,9 @@ class _Handle:
 
     __slots__ = ("generation", "inner", "steps", "storage")
 
-    def __init__(self, storage: FunctionalStorage, steps: tuple[ViewStep, ...], inner: Tensor) -> None:
+    def __init__(
+        self, storage: FunctionalStorage, steps: tuple[ViewStep, ...], inner: Tensor
+    ) -> None:
         self.storage = storage
         self.steps = steps
         self.inner = inner
@@ -113,9 +123,13 @@ def _write(tensor: Tensor, value: Tensor) -> None:
     for step, base in zip(reversed(handle.steps), reversed(bases), strict=False):
         inverse = step.op.view_inverse
         if inverse is None:
-            raise CaptureError(f"{step.op.qualname}: has no inverse, so a write through it cannot be functionalised.")
-        new = inverse(base, new, *step.args, **step.kwargs) if step.index is None else inverse(
-            base, new, *step.args, index=step.index, **step.kwargs
+            raise CaptureError(
+                f"{step.op.qualname}: has no inverse, so a write through it cannot be functionalised."
+            )
+        new = (
+            inverse(base, new, *step.args, **step.kwargs)
+            if step.index is None
+            else inverse(base, new, *step.args, index=step.index, **step.kwargs)
         )
     storage.base = new
     storage.generation += 1

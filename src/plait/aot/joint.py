@@ -97,7 +97,9 @@ class _GraphRandom:
         return self.env.sym_int(self.seed), self.env.sym_int(number)
 
 
-def trace_joint(captured: Graph, specs: Sequence[InputSpec], env: ShapeEnv, *, training: bool) -> JointGraph:
+def trace_joint(
+    captured: Graph, specs: Sequence[InputSpec], env: ShapeEnv, *, training: bool
+) -> JointGraph:
     """Functionalise ``captured`` and, if ``training``, join its backward.
 
     Thread state is restored also when the trace fails.
@@ -112,12 +114,21 @@ def trace_joint(captured: Graph, specs: Sequence[InputSpec], env: ShapeEnv, *, t
         primals = [functionalize.wrap(inner, i) for i, inner in enumerate(inners)]
         arguments = [_primal_argument(p, s, training) for p, s in zip(primals, specs, strict=True)]
         with FakeMode(FakeTensor), ProxyMode(recorder), FunctionalMode(random):
-            results = run(captured, arguments, before_node=lambda n: _enter(recorder, n), evaluate=_evaluator(env))
+            results = run(
+                captured,
+                arguments,
+                before_node=lambda n: _enter(recorder, n),
+                evaluate=_evaluator(env),
+            )
             outputs = classify_outputs(results, arguments, captured.outputs)
             infos = input_infos(arguments, specs)
             meta = ViewAndMutationMeta(infos, outputs.infos, len(outputs.bases))
             _forward_returns(recorder, meta, arguments, outputs)
-            grad_inputs = _backward(recorder, meta, specs, primals, arguments, outputs, env) if training else []
+            grad_inputs = (
+                _backward(recorder, meta, specs, primals, arguments, outputs, env)
+                if training
+                else []
+            )
         meta.num_random_calls = random.calls
     finally:
         tls.grad_enabled, tls.node_source = saved_grad, saved_source
@@ -143,13 +154,17 @@ def _traced_meta(meta: TensorMeta, env: ShapeEnv) -> TensorMeta:
     def size(s: Any) -> Any:
         return env.sym_int(s) if isinstance(s, Expr) else s
 
-    return TensorMeta([size(s) for s in meta.shape], meta.dtype, meta.device, [size(s) for s in meta.strides])
+    return TensorMeta(
+        [size(s) for s in meta.shape], meta.dtype, meta.device, [size(s) for s in meta.strides]
+    )
 
 
 def _input_fake(recorder: Recorder, value: Value, env: ShapeEnv) -> Tensor:
     assert isinstance(value.type, TensorMeta) and value.desc is not None
     fake = make_fake(_traced_meta(value.type, env), cls=FakeTensor)
-    mine = recorder.builder.input(value.type, value.desc, name=value.name, requires_grad=value.requires_grad)
+    mine = recorder.builder.input(
+        value.type, value.desc, name=value.name, requires_grad=value.requires_grad
+    )
     recorder.bind(fake, mine)
     return fake
 
@@ -215,7 +230,10 @@ def _backward(
         meta.traced_tangents.append(graph_meta(tangent))
         tangents.append(functionalize.wrap(tangent))
     grads = grad(
-        [returned[k] for k in differentiable], [primals[i] for i in wanted], tangents, allow_unused=True
+        [returned[k] for k in differentiable],
+        [primals[i] for i in wanted],
+        tangents,
+        allow_unused=True,
     )
     for i, g in zip(wanted, grads, strict=True):
         primal_desc = graph.inputs[i].desc

@@ -55,7 +55,9 @@ def default_partition(joint: JointGraph) -> Partition:
     saved = _saved_values(backward_nodes, tangents, graph.outputs[num_forward:])
     forward = _forward_graph(graph, primals, num_forward, forward_nodes)
     saved_is_input = [primals.index(v) if v in primals else None for v in saved]
-    for idx, value in enumerate(v for v, place in zip(saved, saved_is_input, strict=True) if place is None):
+    for idx, value in enumerate(
+        v for v, place in zip(saved, saved_is_input, strict=True) if place is None
+    ):
         forward.outputs.append(value)
         forward.output_descs.append(SavedForBackwardsAOTOutput(idx))
     backward, symbols = _backward_graph(graph, saved, tangents, backward_nodes, num_forward)
@@ -141,7 +143,9 @@ def _backward_graph(
         mapping[value] = _input(backward, names, value, value.desc, value.name)
     for node in nodes:
         _copy_node(backward, names, node, mapping)
-    backward.outputs = [map_values(v, lambda i: mapping.get(i, i) if isinstance(i, Value) else i) for v in outputs]
+    backward.outputs = [
+        map_values(v, lambda i: mapping.get(i, i) if isinstance(i, Value) else i) for v in outputs
+    ]
     backward.output_descs = graph.output_descs[num_forward:]
     return eliminate_dead_code(backward), symbol_names
 

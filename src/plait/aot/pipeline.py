@@ -98,7 +98,9 @@ def compile_ahead(
     env.frozen = True
     compiled = compile_graph(forward)
     runtime = Runtime(joint.meta, forward, compiled, backward)
-    return AOTProgram(captured, joint, forward, backward, runtime, compiled, times, compiled_backward)
+    return AOTProgram(
+        captured, joint, forward, backward, runtime, compiled, times, compiled_backward
+    )
 
 
 def call_backend(backend: Backend, name: str, graph: Graph, options: dict[str, Any]) -> Compiled:

@@ -70,9 +70,18 @@ class CompiledBackward(TapeNode):
     __slots__ = ("ints", "program", "saved", "tangent_shapes")
 
     def __init__(
-        self, program: BackwardProgram, inputs: Sequence[Tensor], saved: list[SavedTensor], ints: list[int]
+        self,
+        program: BackwardProgram,
+        inputs: Sequence[Tensor],
+        saved: list[SavedTensor],
+        ints: list[int],
     ) -> None:
-        super().__init__([gradient_edge(inputs[i]) if inputs[i]._requires_grad else None for i in program.grad_inputs])
+        super().__init__(
+            [
+                gradient_edge(inputs[i]) if inputs[i]._requires_grad else None
+                for i in program.grad_inputs
+            ]
+        )
         self.program = program
         self.saved = saved
         self.ints = ints
@@ -181,7 +190,9 @@ class Runtime:
             lines.append(f"    symbols = symbol_values(graph, [{arguments}])")
         lines.append(f"    returns = forward({arguments})")
         if self.backward is not None:
-            lines.append(f"    record(inputs, returns, {'symbols' if self._needs_symbols else '{}'})")
+            lines.append(
+                f"    record(inputs, returns, {'symbols' if self._needs_symbols else '{}'})"
+            )
         if names:
             lines.append(f"    {', '.join(names)}, *_ = returns")
         lines += [f"    write({i}, inputs[{i}], new{i})" for i in mutated]
@@ -230,13 +241,17 @@ class Runtime:
             outputs.append(_output(info, inputs, plain, bases, outputs, symbols))
         return outputs
 
-    def _record(self, inputs: Sequence[Tensor], returns: list[Any], symbols: dict[str, Any]) -> None:
+    def _record(
+        self, inputs: Sequence[Tensor], returns: list[Any], symbols: dict[str, Any]
+    ) -> None:
         """Put the compiled backward on the tape as the maker of the differentiable returns."""
         program = self.backward
         assert program is not None
         made = iter(returns[self.meta.num_forward_returns :])
         saved = [
-            SavedTensor(inputs[place]) if place is not None else SavedTensor(shallow_copy(next(made)))
+            SavedTensor(inputs[place])
+            if place is not None
+            else SavedTensor(shallow_copy(next(made)))
             for place in program.saved_is_input
         ]
         ints = [int(symbols[name]) for name in program.symbols]
@@ -264,7 +279,9 @@ def _output_source(k: int, info: OutputAliasInfo, has_symbols: bool) -> str:
         return f"inputs[{info.base_idx}]"
     if kind is OutputType.SAME_OUTPUT:
         return f"result{info.base_idx}"
-    base = f"inputs[{info.base_idx}]" if kind is OutputType.ALIAS_OF_INPUT else f"base{info.base_idx}"
+    base = (
+        f"inputs[{info.base_idx}]" if kind is OutputType.ALIAS_OF_INPUT else f"base{info.base_idx}"
+    )
     return f"replayed(infos[{k}], {base}, {symbols})"
 
 
@@ -276,7 +293,8 @@ def _needs_symbols(meta: ViewAndMutationMeta, backward: BackwardProgram | None) 
     if backward is not None and backward.symbols:
         return True
     return any(
-        isinstance(o.constant, Expr) or any(_has_expr(s.args) or _has_expr(tuple(s.kwargs.values())) for s in o.steps)
+        isinstance(o.constant, Expr)
+        or any(_has_expr(s.args) or _has_expr(tuple(s.kwargs.values())) for s in o.steps)
         for o in meta.output_info
     )
 

@@ -13,7 +13,13 @@ from typing import Any
 
 from plait.base.errors import InvalidBackend, RegistrationError
 
-__all__ = ["Backend", "list_backends", "lookup_backend", "register_backend", "register_debug_backend"]
+__all__ = [
+    "Backend",
+    "list_backends",
+    "lookup_backend",
+    "register_backend",
+    "register_debug_backend",
+]
 
 Backend = Callable[..., Callable[..., Any]]
 
@@ -47,7 +53,9 @@ def register_backend(
         raise InvalidBackend(f"register_backend: got a {type(fn).__name__}; expected a callable.")
     chosen = name or fn.__name__
     if chosen in _registered or chosen in _BUILT_IN:
-        raise RegistrationError(f"register_backend: a backend is called {chosen!r} already; choose another name.")
+        raise RegistrationError(
+            f"register_backend: a backend is called {chosen!r} already; choose another name."
+        )
     _registered[chosen] = (fn, tuple(tags))
     return fn
 
@@ -70,7 +78,9 @@ def lookup_backend(backend: str | Backend) -> Backend:
     if not isinstance(backend, str):
         if callable(backend):
             return backend
-        raise InvalidBackend(f"compile: argument 'backend' is a {type(backend).__name__}; expected a name or a callable.")
+        raise InvalidBackend(
+            f"compile: argument 'backend' is a {type(backend).__name__}; expected a name or a callable."
+        )
     if backend in _registered:
         return _registered[backend][0]
     if backend in _BUILT_IN:
@@ -83,7 +93,9 @@ def lookup_backend(backend: str | Backend) -> Backend:
         return loaded
     close = difflib.get_close_matches(backend, list_backends(exclude_tags=None), n=3)
     hint = f"; close names: {', '.join(close)}" if close else ""
-    raise InvalidBackend(f"compile: no backend is called {backend!r}{hint}. plait.list_backends() lists them.")
+    raise InvalidBackend(
+        f"compile: no backend is called {backend!r}{hint}. plait.list_backends() lists them."
+    )
 
 
 def list_backends(exclude_tags: Iterable[str] | None = ("debug", "experimental")) -> list[str]:

@@ -57,7 +57,9 @@ class GuardSet:
     ``check(args, kwargs)`` is the list of program inputs, or None; ``explain`` is its verbose twin.
     """
 
-    def __init__(self, steps: list[Step], scope: dict[str, Any], result: str, modules: ModuleGuard) -> None:
+    def __init__(
+        self, steps: list[Step], scope: dict[str, Any], result: str, modules: ModuleGuard
+    ) -> None:
         self.steps = steps
         self.modules = modules
         self._scope = scope
@@ -71,7 +73,10 @@ class GuardSet:
                 lines.append(f"        {step.bind} = {step.read}")
             if step.test:
                 lines.append(f"        if not ({step.test}): return None")
-        lines += [f"        return {self._result}", "    except (LookupError, AttributeError, TypeError, ValueError):"]
+        lines += [
+            f"        return {self._result}",
+            "    except (LookupError, AttributeError, TypeError, ValueError):",
+        ]
         lines += ["        return None"]
         return _function("\n".join(lines), self._scope, "check")
 
@@ -126,7 +131,9 @@ class ModuleGuard:
     def failure(self) -> GuardFailure:
         found = self.state.difference()
         if found is None:
-            return GuardFailure("requires_grad of a module tensor", "requires_grad", "as captured", "changed")
+            return GuardFailure(
+                "requires_grad of a module tensor", "requires_grad", "as captured", "changed"
+            )
         return GuardFailure(found[0], f"{found[0]} is unchanged", _text(found[1]), _text(found[2]))
 
     def describe(self) -> list[str]:
@@ -188,9 +195,16 @@ class _Builder:
         if s.kind == "tree":
             flatten, spec = self.constant(_tree_flatten), self.constant(s.detail)
             self.bind(s.name, f"{flatten}({s.access}, {spec})", what)
-            self.test(f"{s.name} is not None", what, f"structure {s.detail}", f"type({s.access}).__name__")
+            self.test(
+                f"{s.name} is not None", what, f"structure {s.detail}", f"type({s.access}).__name__"
+            )
         elif s.access == "args":
-            self.test(f"len(args) == {s.detail}", "number of positional arguments", str(s.detail), "len(args)")
+            self.test(
+                f"len(args) == {s.detail}",
+                "number of positional arguments",
+                str(s.detail),
+                "len(args)",
+            )
         elif s.kind == "dict":
             self._dict(s, what)
         else:
@@ -222,30 +236,54 @@ class _Builder:
         cls, dtype = self.constant(type(t)), self.constant(t.dtype)
         self.test(f"type({name}) is {cls}", what, f"a {type(t).__name__}", f"type({name}).__name__")
         self.test(f"{name}._dtype is {dtype}", f"{what}.dtype", str(t.dtype), f"{name}.dtype")
-        self.test(f"{name}._device == {self.constant(t.device)}", f"{what}.device", str(t.device), f"{name}.device")
+        self.test(
+            f"{name}._device == {self.constant(t.device)}",
+            f"{what}.device",
+            str(t.device),
+            f"{name}.device",
+        )
         grad = "" if t._requires_grad else "not "
-        self.test(f"{grad}{name}._requires_grad", f"{what}.requires_grad", str(t._requires_grad), f"{name}.requires_grad")
+        self.test(
+            f"{grad}{name}._requires_grad",
+            f"{what}.requires_grad",
+            str(t._requires_grad),
+            f"{name}.requires_grad",
+        )
         if t._requires_grad:
             is_leaf = t._grad_fn is None
-            self.test(f"({name}._grad_fn is None) is {is_leaf}", f"{what}.is_leaf", str(is_leaf), f"{name}.is_leaf")
+            self.test(
+                f"({name}._grad_fn is None) is {is_leaf}",
+                f"{what}.is_leaf",
+                str(is_leaf),
+                f"{name}.is_leaf",
+            )
         self._sizes(name, i, what)
 
     def _sizes(self, name: str, i: ProgramInput, what: str) -> None:
         shape = tuple(i.value.type.shape)  # type: ignore[union-attr]
         if not any(isinstance(s, Expr) for s in shape):
             expected = tuple(i.example.shape)
-            self.test(f"{name}.shape == {self.constant(expected)}", f"{what}.shape", str(expected), f"{name}.shape")
+            self.test(
+                f"{name}.shape == {self.constant(expected)}",
+                f"{what}.shape",
+                str(expected),
+                f"{name}.shape",
+            )
             self._strides(name, i, what)
             return
         dims = self.bind(f"{name}_shape", f"{name}.shape", what)
-        self.test(f"len({dims}) == {len(shape)}", f"rank of {what}", str(len(shape)), f"len({dims})")
+        self.test(
+            f"len({dims}) == {len(shape)}", f"rank of {what}", str(len(shape)), f"len({dims})"
+        )
         for d, size in enumerate(shape):
             where = f"{what}.shape[{d}]"
             if not isinstance(size, Expr):
                 self.test(f"{dims}[{d}] == {size}", where, str(size), f"{dims}[{d}]")
             elif str(size) in self.symbols:
                 first = self.symbols[str(size)]
-                self.test(f"{dims}[{d}] == {first}", where, f"the same size as {size}", f"{dims}[{d}]")
+                self.test(
+                    f"{dims}[{d}] == {first}", where, f"the same size as {size}", f"{dims}[{d}]"
+                )
             else:
                 bound = self.symbols[str(size)] = self.bind(str(size), f"{dims}[{d}]", where)
                 self.test(f"{bound} >= 2", where, "a symbolic size, at least 2", bound)
@@ -290,7 +328,11 @@ class _Builder:
             return
         constant = self.constant(_frozen(value))
         kind = self.constant(type(value))
-        same = f"{name} != {name}" if isinstance(value, float) and value != value else f"{name} == {constant}"
+        same = (
+            f"{name} != {name}"
+            if isinstance(value, float) and value != value
+            else f"{name} == {constant}"
+        )
         self.test(f"type({name}) is {kind} and {same}", text, _text(value), name)
 
     def shapes(self) -> None:
@@ -325,13 +367,19 @@ def _tree_flatten(value: Any, spec: Any) -> list[Any] | None:
     return leaves if found == spec else None
 
 
-def aliased_writes(tensors: Sequence[Tensor], written: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def aliased_writes(
+    tensors: Sequence[Tensor], written: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
     """Pairs (written input, other input) whose memory overlaps."""
     pairs = []
     for i in written:
         target = tensors[i]
         for j, other in enumerate(tensors):
-            if i != j and other.storage is target.storage and may_overlap(target.layout, other.layout):
+            if (
+                i != j
+                and other.storage is target.storage
+                and may_overlap(target.layout, other.layout)
+            ):
                 pairs.append((i, j))
     return tuple(pairs)
 
@@ -346,7 +394,10 @@ def build_guards(
     """
     builder = _Builder(program, names)
     builder.test(
-        f"tls.grad_enabled is {program.grad_enabled}", "grad mode", str(program.grad_enabled), "tls.grad_enabled"
+        f"tls.grad_enabled is {program.grad_enabled}",
+        "grad mode",
+        str(program.grad_enabled),
+        "tls.grad_enabled",
     )
     for structure in program.structures:
         builder.structure(structure)
@@ -364,7 +415,12 @@ def build_guards(
         else:
             same = known[id(leaf.value)]
             text = label_of(leaf.access, names)
-            builder.test(f"{leaf.access} is {same}", text, "the same tensor as another argument", "'another tensor'")
+            builder.test(
+                f"{leaf.access} is {same}",
+                text,
+                "the same tensor as another argument",
+                "'another tensor'",
+            )
     modules = ModuleGuard(program)
     _module_steps(builder, modules, program, variables)
     builder.external()
@@ -375,7 +431,9 @@ def build_guards(
         pairs = aliased_writes([i.example for i in program.inputs], written)
         found, expected = builder.constant(aliased_writes), builder.constant(pairs)
         read = f"{found}([{result}], {tuple(written)})"
-        builder.test(f"{read} == {expected}", "overlap of written arguments with others", str(pairs), read)
+        builder.test(
+            f"{read} == {expected}", "overlap of written arguments with others", str(pairs), read
+        )
     return GuardSet(builder.steps, builder.scope, f"[{result}]", modules)
 
 
@@ -392,10 +450,15 @@ def _module_steps(
     if not owned:
         return
     names = [f"p{k}" for k in range(len(owned))]
-    builder.bind(f"({', '.join(names)},)" if len(names) == 1 else ", ".join(names), "owned", "module tensors")
+    builder.bind(
+        f"({', '.join(names)},)" if len(names) == 1 else ", ".join(names), "owned", "module tensors"
+    )
     for name, i in zip(names, owned, strict=True):
         variables[id(i)] = name
-    flags = " and ".join(f"{'' if i.example._requires_grad else 'not '}{n}._requires_grad" for n, i in zip(names, owned, strict=True))
+    flags = " and ".join(
+        f"{'' if i.example._requires_grad else 'not '}{n}._requires_grad"
+        for n, i in zip(names, owned, strict=True)
+    )
     builder.test(flags, "module state", "requires_grad as captured")
 
 
@@ -407,4 +470,3 @@ def _captured_steps(builder: _Builder, program: CapturedProgram, variables: dict
         read = builder.place(i.place) if i.place is not None else builder.constant(i.example)
         name = variables[id(i)] = builder.bind(f"x{k}", read, i.desc.expr())
         builder.tensor(name, i)
-

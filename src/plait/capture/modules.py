@@ -27,7 +27,9 @@ class ModuleLike(Protocol):
 
 def is_module_like(value: Any) -> bool:
     """Whether ``value`` is a module (and not a class)."""
-    return hasattr(value, "_parameters") and hasattr(value, "_modules") and not isinstance(value, type)
+    return (
+        hasattr(value, "_parameters") and hasattr(value, "_modules") and not isinstance(value, type)
+    )
 
 
 class OwnedTensor:
@@ -113,11 +115,17 @@ def _same(then: Any, now: Any) -> bool:
         return True
     if type(then) is not type(now):
         return False
-    return bool(then == now) if isinstance(then, int | float | str | tuple | list | dict | type) else False
+    return (
+        bool(then == now)
+        if isinstance(then, int | float | str | tuple | list | dict | type)
+        else False
+    )
 
 
 @contextmanager
-def swapped(roots: list[tuple[Any, str]], cls: type[Tensor]) -> Iterator[dict[int, tuple[OwnedTensor, Tensor]]]:
+def swapped(
+    roots: list[tuple[Any, str]], cls: type[Tensor]
+) -> Iterator[dict[int, tuple[OwnedTensor, Tensor]]]:
     """While inside, parameters and buffers of the modules are fakes; restored also by an exception.
 
     ``roots`` are (module, prefix of its names). Yields id of the fake -> (where the real tensor

@@ -77,9 +77,17 @@ class Recorder:
             return tuple([self.argument(part) for part in item])
         return item
 
-    def record(self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], results: Any) -> Node:
+    def record(
+        self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], results: Any
+    ) -> Node:
         """Append the call and tie its result tensors to its values."""
-        flat = results if isinstance(results, tuple | list) else (results,) if results is not None else ()
+        flat = (
+            results
+            if isinstance(results, tuple | list)
+            else (results,)
+            if results is not None
+            else ()
+        )
         node_args = self.argument(args)
         node_kwargs = {k: self.argument(v) for k, v in kwargs.items()}
         self._seq += 1

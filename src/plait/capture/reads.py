@@ -158,7 +158,11 @@ class _Walker:
         self.code(code, fn.__globals__, places, local)
 
     def code(
-        self, code: types.CodeType, scope: dict[str, Any], cells: dict[str, Place], local: dict[str, Place]
+        self,
+        code: types.CodeType,
+        scope: dict[str, Any],
+        cells: dict[str, Place],
+        local: dict[str, Place],
     ) -> None:
         """Every chain ``root.attr.attr`` whose root lies outside the function."""
         for root, attrs in _chains(code):
@@ -213,13 +217,17 @@ class _Walker:
                 self.callable(value, place.text)
         elif isinstance(value, tuple | list | dict):
             self.container(place, value)
-        elif isinstance(value, types.ModuleType | type | types.BuiltinFunctionType | Overload | OperatorPacket):
+        elif isinstance(
+            value, types.ModuleType | type | types.BuiltinFunctionType | Overload | OperatorPacket
+        ):
             return
         elif callable(value) and hasattr(type(value), "__call__") and place.path:
             found.identities[place] = value
             self.callable(value, place.text)
         else:
-            found.unguarded.setdefault(place.text, f"a {type(value).__name__} cannot be guarded by value")
+            found.unguarded.setdefault(
+                place.text, f"a {type(value).__name__} cannot be guarded by value"
+            )
 
     def container(self, place: Place, value: Any) -> None:
         items = value.items() if isinstance(value, dict) else enumerate(value)

@@ -37,7 +37,9 @@ class Structure:
     name: str = ""
 
 
-def flatten_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Leaf], list[Structure]]:
+def flatten_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Leaf], list[Structure]]:
     """Leaves and containers of a call, in a fixed order."""
     leaves: list[Leaf] = []
     structures: list[Structure] = []

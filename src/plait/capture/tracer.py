@@ -92,7 +92,9 @@ class TracedTensor(FakeTensor):
         raise _unsupported("Tensor.backward()", "use plait.grad, or plait.func.value_and_grad")
 
     def register_hook(self, *args: Any, **kwargs: Any) -> Any:
-        raise _unsupported("Tensor.register_hook()", "register hooks on the results of the compiled function")
+        raise _unsupported(
+            "Tensor.register_hook()", "register hooks on the results of the compiled function"
+        )
 
     def retain_grad(self) -> None:
         raise _unsupported("Tensor.retain_grad()", "return the tensor, and ask outside")
@@ -152,7 +154,11 @@ class CaptureMode(PreDispatchMode):
         self._codes: set[int] = set()
 
     def __plait_predispatch__(
-        self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], redispatch: Callable[..., Any]
+        self,
+        op: Overload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        redispatch: Callable[..., Any],
     ) -> Any:
         args, kwargs = self._faked(args), {k: self._faked(v) for k, v in kwargs.items()}
         if op.is_composite and tls.grad_enabled and any(t._requires_grad for t in tensors_in(args)):
@@ -199,9 +205,13 @@ class CaptureMode(PreDispatchMode):
             return known[1]
         fake = fake_like(tensor, TracedTensor)
         place = self.reads.tensors.get(id(tensor))
-        source = place.text if place is not None else f"<tensor {len(self.lifted)} held by the function>"
+        source = (
+            place.text if place is not None else f"<tensor {len(self.lifted)} held by the function>"
+        )
         desc = CapturedAOTInput(source)
-        value = self.recorder.builder.input(graph_meta(tensor), desc, requires_grad=tensor.requires_grad)
+        value = self.recorder.builder.input(
+            graph_meta(tensor), desc, requires_grad=tensor.requires_grad
+        )
         self.recorder.bind(fake, value)
         self.inputs.append(ProgramInput(desc, value, tensor, place=place))
         self.lifted[id(tensor)] = (tensor, fake)
@@ -280,7 +290,9 @@ def capture(
     )
 
 
-def _trace_user_function(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _trace_user_function(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     return fn(*args, **kwargs)  # the user's stack begins above this frame; see source.user_stack
 
 
@@ -351,7 +363,9 @@ def _fake_arguments(
         if value.requires_grad and not value.is_leaf:
             fake._grad_fn = OuterHistory()
         desc = PlainAOTInput(len(mode.inputs), label_of(leaf.access, names))
-        node_value = mode.recorder.builder.input(graph_meta(fake), desc, requires_grad=value.requires_grad)
+        node_value = mode.recorder.builder.input(
+            graph_meta(fake), desc, requires_grad=value.requires_grad
+        )
         mode.recorder.bind(fake, node_value)
         mode.inputs.append(ProgramInput(desc, node_value, value, access=leaf.access))
         known[id(value)] = fake
@@ -393,7 +407,9 @@ def _symbolic_strides(meta: TensorMeta, shape: list[Any], env: ShapeEnv) -> list
 def _bind_owned(mode: CaptureMode, owned: OwnedTensor, fake: Tensor) -> None:
     """Make a module's tensor a named input of the graph."""
     desc: AOTInput = ParamAOTInput(owned.name) if owned.is_param else BufferAOTInput(owned.name)
-    value = mode.recorder.builder.input(graph_meta(fake), desc, requires_grad=owned.tensor.requires_grad)
+    value = mode.recorder.builder.input(
+        graph_meta(fake), desc, requires_grad=owned.tensor.requires_grad
+    )
     mode.recorder.bind(fake, value)
     mode.inputs.append(ProgramInput(desc, value, owned.tensor, owned=owned))
     mode.lifted[id(owned.tensor)] = (owned.tensor, fake)
@@ -407,7 +423,9 @@ def _outputs(mode: CaptureMode, result: Any) -> Any:
     flat, spec = optree.tree_flatten(result, none_is_leaf=True)
     for idx, leaf in enumerate(flat):
         if isinstance(leaf, Tensor):
-            item: Any = mode.recorder.value_of(leaf if leaf._meta is not None else mode.fake_of(leaf))
+            item: Any = mode.recorder.value_of(
+                leaf if leaf._meta is not None else mode.fake_of(leaf)
+            )
         elif isinstance(leaf, SymInt):
             item = leaf.expr
         elif isinstance(leaf, _CONSTANTS):
@@ -428,4 +446,3 @@ def _drop_unused_inputs(graph: Graph, inputs: list[ProgramInput]) -> None:
     kept = [i for i in inputs if i.owned is None or id(i.value) in used]
     inputs[:] = kept
     graph.inputs[:] = [i.value for i in kept]
-

@@ -69,7 +69,9 @@ def kernel_for_key(op: Overload, key: DispatchKey) -> Kernel | None:
     #    or an explicit composite owns the operator there.
     if (is_backend or is_autograd) and A.COMPOSITE_IMPLICIT_AUTOGRAD in kernels:
         backend = _BACKEND_OF_AUTOGRAD.get(key)
-        owned = A.COMPOSITE_EXPLICIT_AUTOGRAD in kernels or (backend in kernels if backend is not None else False)
+        owned = A.COMPOSITE_EXPLICIT_AUTOGRAD in kernels or (
+            backend in kernels if backend is not None else False
+        )
         if not (is_autograd and owned):
             return kernels[A.COMPOSITE_IMPLICIT_AUTOGRAD]
     # 4. The Autograd alias.

@@ -27,7 +27,11 @@ __all__ = ["CONVERTERS", "DEVICE_KEYS", "build_call"]
 # adds its own. Each takes (value) and returns the converted value or raises TypeError.
 CONVERTERS: dict[str, Callable[[Any], Any]] = {}
 # Keys that a factory operator gets from its device argument.
-DEVICE_KEYS: dict[str, int] = {"cpu": DispatchKey.CPU.mask, "meta": DispatchKey.META.mask, "cuda": DispatchKey.CUDA.mask}
+DEVICE_KEYS: dict[str, int] = {
+    "cpu": DispatchKey.CPU.mask,
+    "meta": DispatchKey.META.mask,
+    "cuda": DispatchKey.CUDA.mask,
+}
 
 
 def _wrong_type(op: Overload, name: str, value: Any, expected: str) -> ArgumentTypeError:
@@ -64,7 +68,11 @@ def int_list_argument(op: Overload, name: str, value: Any) -> Any:
     """A tuple of ints; one int stands for a list of one."""
     if isinstance(value, SymInt | numbers.Integral):
         return (int_argument(op, name, value),)
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes) and not hasattr(value, "_keys"):
+    if (
+        isinstance(value, Iterable)
+        and not isinstance(value, str | bytes)
+        and not hasattr(value, "_keys")
+    ):
         return tuple(int_argument(op, name, v) for v in value)
     raise _wrong_type(op, name, value, "a sequence of ints")
 
@@ -155,7 +163,9 @@ def _conversion(argument: Argument, scope: dict[str, Any]) -> list[str]:
         return []
     scope[converter.__name__] = converter
     guard = f"{name} is not None and " if kind.optional else ""
-    return [f"if {guard}not ({test.format(name)}): {name} = {converter.__name__}(op, {name!r}, {name})"]
+    return [
+        f"if {guard}not ({test.format(name)}): {name} = {converter.__name__}(op, {name!r}, {name})"
+    ]
 
 
 def _key_terms(schema: FunctionSchema) -> tuple[list[str], list[str]]:
@@ -214,7 +224,9 @@ def _signature(schema: FunctionSchema, scope: dict[str, Any]) -> str:
 
 
 def _forwarded(schema: FunctionSchema) -> str:
-    return ", ".join([a.name for a in schema.positional] + [f"{a.name}={a.name}" for a in schema.kwonly])
+    return ", ".join(
+        [a.name for a in schema.positional] + [f"{a.name}={a.name}" for a in schema.kwonly]
+    )
 
 
 def _factory_keys(schema: FunctionSchema, scope: dict[str, Any]) -> str:

@@ -53,7 +53,10 @@ BELOW_AUTOGRAD = below(DispatchKey.ADINPLACE_OR_VIEW)
 # What a handler at the Python key shuts out, so that the operators it issues are post-autograd.
 # The Python dispatcher stays: it interposes on every layer.
 ABOVE_PYTHON = (
-    FULL & ~below(DispatchKey.PYTHON) & ~DispatchKey.PYTHON.mask & ~DispatchKey.PYTHON_DISPATCHER.mask
+    FULL
+    & ~below(DispatchKey.PYTHON)
+    & ~DispatchKey.PYTHON.mask
+    & ~DispatchKey.PYTHON_DISPATCHER.mask
 )
 
 

@@ -100,7 +100,12 @@ def _handlers() -> Iterator[tuple[DispatchMode, str | None]]:
 
 
 def _call_mode(
-    mode: DispatchMode, slot: str | None, op: Overload, types: tuple[type, ...], args: Any, kwargs: Any
+    mode: DispatchMode,
+    slot: str | None,
+    op: Overload,
+    types: tuple[type, ...],
+    args: Any,
+    kwargs: Any,
 ) -> Any:
     """Run the handler with its mode, and the modes asked before it, taken off."""
     saved_modes, saved_include, saved_exclude = tls.modes, tls.include, tls.exclude
@@ -159,14 +164,20 @@ class PreDispatchMode:
     """The mode of the PreDispatch slot: sees each outermost operator call above autograd."""
 
     def __plait_predispatch__(
-        self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], redispatch: Callable[..., Any]
+        self,
+        op: Overload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        redispatch: Callable[..., Any],
     ) -> Any:
         """Handle one call; ``redispatch(*args, **kwargs)`` goes on below, unseen by this mode."""
         return redispatch(*args, **kwargs)
 
     def __enter__(self) -> Any:
         if tls.predispatch is not None:
-            raise RegistrationError("the PreDispatch slot is taken: a capture is running in this thread.")
+            raise RegistrationError(
+                "the PreDispatch slot is taken: a capture is running in this thread."
+            )
         tls.predispatch = self
         tls.include |= _PRE_DISPATCH
         return self

@@ -107,7 +107,9 @@ class Overload:
         """Drop what was computed from the registrations."""
         self.table.clear()
 
-    def normalize(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def normalize(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(positional, keyword-only) arguments with defaults filled in."""
         schema = self.schema
         positional = list(args)
@@ -125,7 +127,9 @@ def _value_of(op: Overload, argument: Argument, kwargs: dict[str, Any]) -> Any:
     if argument.name in kwargs:
         return kwargs[argument.name]
     if not argument.has_default:
-        raise ArgumentTypeError(f"{op.qualname}: argument {argument.name!r} is missing. Schema: {op.schema}")
+        raise ArgumentTypeError(
+            f"{op.qualname}: argument {argument.name!r} is missing. Schema: {op.schema}"
+        )
     return argument.default
 
 
@@ -162,8 +166,13 @@ class OperatorPacket:
             if _fits(op.schema, args, kwargs):
                 return op
         schemas = "\n  ".join(str(op.schema) for op in self.overloads.values())
-        got = ", ".join([type(a).__name__ for a in args] + [f"{k}={type(v).__name__}" for k, v in kwargs.items()])
-        raise ArgumentTypeError(f"{self.name}: no overload fits; got ({got}); expected one of:\n  {schemas}")
+        got = ", ".join(
+            [type(a).__name__ for a in args]
+            + [f"{k}={type(v).__name__}" for k, v in kwargs.items()]
+        )
+        raise ArgumentTypeError(
+            f"{self.name}: no overload fits; got ({got}); expected one of:\n  {schemas}"
+        )
 
     def __repr__(self) -> str:
         return f"<OperatorPacket {self.name} [{', '.join(n or 'default' for n in self.overloads)}]>"

@@ -173,7 +173,11 @@ class FunctionSchema:
         if self.kwonly:
             parts += ["*", *(str(a) for a in self.kwonly)]
         returns = [str(r) for r in self.returns]
-        shown = returns[0] if len(returns) == 1 and not self.returns[0].name else f"({', '.join(returns)})"
+        shown = (
+            returns[0]
+            if len(returns) == 1 and not self.returns[0].name
+            else f"({', '.join(returns)})"
+        )
         return f"{self.qualname}({', '.join(parts)}) -> {shown}"
 
 

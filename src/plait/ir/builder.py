@@ -22,7 +22,12 @@ class GraphBuilder:
         self.names = NameScope()
 
     def input(
-        self, type: TensorMeta | IntType, desc: AOTInput, *, name: str | None = None, requires_grad: bool = False
+        self,
+        type: TensorMeta | IntType,
+        desc: AOTInput,
+        *,
+        name: str | None = None,
+        requires_grad: bool = False,
     ) -> Value:
         """Append an input."""
         fresh = self.names.fresh(name or desc.name())
@@ -43,10 +48,13 @@ class GraphBuilder:
         seq: int = 0,
     ) -> Node:
         """Append a call whose results have the types ``results``."""
-        node = Node(op, args, kwargs, source=source, grad_enabled=grad_enabled, origin=origin, seq=seq)
+        node = Node(
+            op, args, kwargs, source=source, grad_enabled=grad_enabled, origin=origin, seq=seq
+        )
         name = op.schema.name
         node.results = tuple(
-            Value(self.names.fresh(name), type, producer=node, index=i) for i, type in enumerate(results)
+            Value(self.names.fresh(name), type, producer=node, index=i)
+            for i, type in enumerate(results)
         )
         self.graph.nodes.append(node)
         return node

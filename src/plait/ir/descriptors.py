@@ -571,5 +571,17 @@ class DummyAOTOutput(AOTOutput):
         return f"dummy({self.idx})"
 
 
-_PRIMAL_INPUTS = (ParamAOTInput, BufferAOTInput, PlainAOTInput, CapturedAOTInput, ViewBaseAOTInput, SyntheticBaseAOTInput)
-_TANGENT_OUTPUTS = (PlainAOTOutput, InputMutationAOTOutput, IntermediateBaseAOTOutput, MetadataMutationAOTOutput)
+_PRIMAL_INPUTS = (
+    ParamAOTInput,
+    BufferAOTInput,
+    PlainAOTInput,
+    CapturedAOTInput,
+    ViewBaseAOTInput,
+    SyntheticBaseAOTInput,
+)
+_TANGENT_OUTPUTS = (
+    PlainAOTOutput,
+    InputMutationAOTOutput,
+    IntermediateBaseAOTOutput,
+    MetadataMutationAOTOutput,
+)

@@ -72,9 +72,13 @@ def io_table(graph: Graph) -> str:
     rows = [("", "name", "type", "descriptor", "meaning")]
     for value in graph.inputs:
         desc = value.desc
-        rows.append(("in", value.name, type_text(value.type), str(desc), desc.expr() if desc else ""))
+        rows.append(
+            ("in", value.name, type_text(value.type), str(desc), desc.expr() if desc else "")
+        )
     for output, out_desc in zip(graph.outputs, graph.output_descs, strict=True):
         type_ = type_text(output.type) if isinstance(output, Value) else "constant"
         rows.append(("out", argument_text(output), type_, str(out_desc), out_desc.expr()))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -27,7 +27,9 @@ def verify(graph: Graph, *, functional: bool = False) -> Graph:
                 raise _fault(graph, position, f"reads {value.name} before it is made")
         declared = len(node.op.schema.positional)
         if len(node.args) != declared:
-            raise _fault(graph, position, f"has {len(node.args)} positional arguments; expected {declared}")
+            raise _fault(
+                graph, position, f"has {len(node.args)} positional arguments; expected {declared}"
+            )
         if functional and node.op.schema.is_mutable:
             raise _fault(graph, position, "writes its arguments in a functional graph")
         for value in node.results:
@@ -44,10 +46,16 @@ def verify(graph: Graph, *, functional: bool = False) -> Graph:
     return graph
 
 
-def _define(graph: Graph, value: Value, known: set[int], names: set[str], position: int | None) -> None:
+def _define(
+    graph: Graph, value: Value, known: set[int], names: set[str], position: int | None
+) -> None:
     if value.name in names:
         text = f"name {value.name} is used twice"
-        raise InternalError(f"{graph.name}: {text}") if position is None else _fault(graph, position, text)
+        raise (
+            InternalError(f"{graph.name}: {text}")
+            if position is None
+            else _fault(graph, position, text)
+        )
     known.add(id(value))
     names.add(value.name)
 
@@ -57,5 +65,11 @@ def _fault(graph: Graph, position: int, text: str) -> InternalError:
     for i in range(max(0, position - 3), min(len(graph.nodes), position + 4)):
         lines.append(("--> " if i == position else "    ") + node_text(graph.nodes[i]))
     node: Node = graph.nodes[position]
-    source = f"\n{node.source[-1][0]}:{node.source[-1][1]} in {node.source[-1][2]}" if node.source else ""
-    return InternalError(f"{graph.name}: node {position} ({node.op.qualname}) {text}\n" + "\n".join(lines) + source)
+    source = (
+        f"\n{node.source[-1][0]}:{node.source[-1][1]} in {node.source[-1][2]}"
+        if node.source
+        else ""
+    )
+    return InternalError(
+        f"{graph.name}: node {position} ({node.op.qualname}) {text}\n" + "\n".join(lines) + source
+    )

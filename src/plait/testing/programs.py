@@ -47,7 +47,9 @@ def program(*shapes: Any, grad: str = "all", seed: int = 0, tolerance: float = 1
                 if not isinstance(shape, tuple):
                     made.append(shape)
                     continue
-                data = rng.standard_normal([rows if s == "n" else s for s in shape]).astype(np.float32)
+                data = rng.standard_normal([rows if s == "n" else s for s in shape]).astype(
+                    np.float32
+                )
                 t = plait.tensor(data)
                 if grad == "all" or str(i) in grad:
                     t.requires_grad_(True)
@@ -335,18 +337,28 @@ def _compare_trees(p: Program, what: str, expected: Any, got: Any) -> None:
     assert spec_e == spec_g, f"{p.name}: {what}: structure {spec_g}, expected {spec_e}"
     for i, (a, b) in enumerate(zip(flat_e, flat_g, strict=True)):
         if isinstance(a, Tensor):
-            assert a.requires_grad == b.requires_grad, f"{p.name}: {what} {i}: requires_grad {b.requires_grad}"
+            assert a.requires_grad == b.requires_grad, (
+                f"{p.name}: {what} {i}: requires_grad {b.requires_grad}"
+            )
             _compare(p, f"{what} {i}", a, b)
-            assert tuple(b.stride()) == tuple(a.stride()), f"{p.name}: {what} {i}: strides {b.stride()}, expected {a.stride()}"
+            assert tuple(b.stride()) == tuple(a.stride()), (
+                f"{p.name}: {what} {i}: strides {b.stride()}, expected {a.stride()}"
+            )
         else:
             assert type(a) is type(b) and a == b, f"{p.name}: {what} {i}: {b!r}, expected {a!r}"
 
 
 def _compare(p: Program, what: str, expected: Any, got: Any) -> None:
-    assert got.dtype is expected.dtype, f"{p.name}: {what}: dtype {got.dtype}, expected {expected.dtype}"
+    assert got.dtype is expected.dtype, (
+        f"{p.name}: {what}: dtype {got.dtype}, expected {expected.dtype}"
+    )
     assert tuple(got.shape) == tuple(expected.shape), f"{p.name}: {what}: shape {got.shape}"
     np.testing.assert_allclose(
-        got.detach().numpy(), expected.detach().numpy(), rtol=p.tolerance, atol=p.tolerance, err_msg=f"{p.name}: {what}"
+        got.detach().numpy(),
+        expected.detach().numpy(),
+        rtol=p.tolerance,
+        atol=p.tolerance,
+        err_msg=f"{p.name}: {what}",
     )
 
 
@@ -357,9 +369,13 @@ def _compare_aliasing(p: Program, expected: Any, got: Any) -> None:
         found = _tensors(tree)
         storages = [id(t.storage) for t in found]
         objects = [id(t) for t in found]
-        return [(storages.index(s), objects.index(o)) for s, o in zip(storages, objects, strict=True)]
+        return [
+            (storages.index(s), objects.index(o)) for s, o in zip(storages, objects, strict=True)
+        ]
 
-    assert pattern(expected) == pattern(got), f"{p.name}: aliasing {pattern(got)}, expected {pattern(expected)}"
+    assert pattern(expected) == pattern(got), (
+        f"{p.name}: aliasing {pattern(got)}, expected {pattern(expected)}"
+    )
 
 
 def _gradients(outputs: Any, inputs: tuple[Any, ...]) -> list[Any]:
