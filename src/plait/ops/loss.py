@@ -84,8 +84,8 @@ def _nll_kernel(
         weights = np.where(used, widened(weight)[classes], weights)
     picked = scores[np.arange(len(classes)), classes] if scores.size else weights
     losses = np.where(used, -picked * weights, scores.dtype.type(0))
-    if reduction == _NONE:
-        return losses if self.ndim == 2 else losses[0], np.zeros((), scores.dtype)
+    if reduction == _NONE and self.ndim == 2:
+        return losses, np.zeros((), scores.dtype)
     output, total = losses.sum(), weights.sum()
     return (output / total if reduction == _MEAN else output), total
 
@@ -118,9 +118,8 @@ def _nll_decomposition(
     # An ignored score may be infinite: it is masked, not multiplied by zero.
     unused = aten.logical_not.default(used)
     losses = aten.masked_fill.Scalar(aten.neg.default(picked) * weights, unused, 0)
-    if reduction == _NONE:
-        output = losses if self.ndim == 2 else aten.squeeze.dim(losses, 0)
-        return output, aten.zeros.default((), dtype=self.dtype, device=self.device)
+    if reduction == _NONE and self.ndim == 2:
+        return losses, aten.zeros.default((), dtype=self.dtype, device=self.device)
     total = aten.sum.default(weights)
     output = aten.sum.default(losses)
     return (output / total if reduction == _MEAN else output), total

@@ -131,8 +131,23 @@ def _dot_shape(self: Any, tensor: Any) -> TensorMeta:
 def _addmm_shape(self: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) -> TensorMeta:
     meta = _mm_shape(mat1, mat2, operator="addmm", name="mat1")
     require_same_dtype("addmm", (("mat1", mat1), ("self", self)))
-    lay.expand(Layout(tuple(self.shape)), meta.shape, "addmm: argument 'self' must broadcast")
+    _check_addend("addmm", "self", self, meta.shape)
     return meta
+
+
+def _check_addend(operator: str, name: str, addend: Any, shape: Shape) -> None:
+    """What is added must broadcast to the product."""
+    given = tuple(addend.shape)
+    aligned = shape[len(shape) - len(given) :]
+    require(
+        len(given) <= len(shape)
+        and all(a == 1 or a == b for a, b in zip(given, aligned, strict=True)),
+        lambda: (
+            f"{operator}: argument {name!r} must broadcast to the shape of the product; got "
+            f"shape {given}; expected one that broadcasts to {shape}. (The expanded size must "
+            "match)"
+        ),
+    )
 
 
 # ---------------------------------------------------------------- derivatives
@@ -350,6 +365,8 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         ),
     )
     operands = [("input", input), ("weight", weight)]
+    if bias is not None:
+        _check_addend("linear", "bias", bias, (*input.shape[:-1], weight.shape[0]))
     require_same_dtype("linear", operands if bias is None else [*operands, ("bias", bias)])
 
 

@@ -245,10 +245,12 @@ def check_second_gradients_against_torch(torch: Any, qualname: str, sample: Samp
     label = _label(qualname, sample)
     call = sample.replaced(_differentiable)
     oracle = call.replaced(lambda value: to_torch(torch, value))
-    ours = _followed(lookup(qualname)(*call.args, **call.kwargs))
-    theirs = _followed(torch_op(torch, qualname)(*oracle.args, **oracle.kwargs))
-    if not theirs:
+    ours = _results(lookup(qualname)(*call.args, **call.kwargs))
+    theirs = _results(torch_op(torch, qualname)(*oracle.args, **oracle.kwargs))
+    followed = [i for i, t in enumerate(theirs) if t.requires_grad]
+    if not followed:
         return
+    ours, theirs = [ours[i] for i in followed], [theirs[i] for i in followed]
     inputs = [t for t in call.tensors() if t.requires_grad]
     oracle_inputs = [t for t in _torch_tensors(oracle) if t.requires_grad]
     gs = [_cotangent(out).requires_grad_() for out in ours]
@@ -282,10 +284,6 @@ def _loosest(call: SampleInput, results: list[Any]) -> tuple[float, float]:
     used = [t.dtype for t in (*call.tensors(), *results) if t.dtype.is_floating]
     table = [tolerance(dtype, "gradient") for dtype in used]
     return max(r for r, _ in table), max(a for _, a in table)
-
-
-def _followed(out: Any) -> list[Any]:
-    return [t for t in _results(out) if t.requires_grad]
 
 
 def _torch_tensors(sample: SampleInput) -> list[Any]:
