@@ -1,5 +1,7 @@
 """Every lowered operator, interpreted, against its eager kernel."""
 
+# ruff: noqa: E501   (a table reads best with one kind of call a line)
+
 import numpy as np
 import pytest
 

@@ -1,4 +1,4 @@
-"""The default backend: graphs become loops, loops become native code through LLVM in the process."""
+"""The default backend: graphs become loops, and loops native code through LLVM in the process."""
 
 from __future__ import annotations
 

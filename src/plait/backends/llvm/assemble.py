@@ -58,11 +58,15 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
     parts = [_build(group, schedule) for group in schedule.groups]
     bindings = _Bindings(schedule, interface, parts)
     steps: list[Step] = []
+    built: list[BuiltKernel | Gemm] = []
     for part in parts:
         if isinstance(part, BuiltKernel):
             steps.append(bindings.kernel(part))
+            built.append(part)
         else:
-            steps.append(bindings.gemm(part))
+            product = bindings.gemm(part)
+            steps.append(product)
+            built.append(product)
     plan = Plan(
         interface.name,
         interface.inputs,
@@ -71,10 +75,7 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
         tuple(steps),
         bindings.arena_bytes,
     )
-    built = tuple(
-        part if isinstance(part, BuiltKernel) else step for part, step in zip(parts, steps)
-    )
-    return Assembled(plan, built)  # type: ignore[arg-type]
+    return Assembled(plan, tuple(built))
 
 
 def _output_spec(stage: Stage) -> OutputSpec:
@@ -146,7 +147,7 @@ class _Bindings:
         """A bound product."""
         stage = part.stage
         (a, a_strides, a_offset), (b, b_strides, b_offset) = part.operands
-        left, right = stage.inputs
+        left = stage.inputs[0]
         return Gemm(
             stage.dtype,
             stage.shape[:-2],

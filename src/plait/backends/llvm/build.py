@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from plait.backends.llvm.evaluate import Evaluator
 from plait.backends.llvm.loop.indexing import ONE, ZERO, reindex
 from plait.backends.llvm.loop.kernel import BufferParam, Kernel, ScatterIndex, Store
-from plait.backends.llvm.loop.terms import Axis, GatherAttr, GatherDim, walk
+from plait.backends.llvm.loop.terms import Axis, GatherDim
 from plait.backends.llvm.loop.transform import canonical, collapse
 from plait.backends.llvm.loop.verify import verify_kernel
 from plait.backends.llvm.lowering.stage import Index, Stage
@@ -20,6 +21,8 @@ from plait.backends.llvm.schedule import Group, Schedule, Unit, common_dims
 from plait.base.config import config
 
 __all__ = ["BuiltKernel", "build_kernel"]
+
+Role = Literal["in", "out", "inout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +117,11 @@ class _Builder:
             ScatterIndex(i.term, GatherDim(stride, i.size, i.wraps)) for i, stride in moving
         )
         code = next((i.check for i, _ in moving), None)
-        kind = "add" if unit.piece is not None and unit.piece.kind == "add" else "set"
+        kind: Literal["set", "add"] = (
+            "add" if unit.piece is not None and unit.piece.kind == "add" else "set"
+        )
         number = self.reader.buffer(unit.target)
-        return [Store(number, base, value, depth, kind, indices, code)]  # type: ignore[arg-type]
+        return [Store(number, base, value, depth, kind, indices, code)]
 
     def _index(self, unit: Unit) -> Index:
         """Index of the unit's stage at the kernel's axes."""
@@ -126,16 +131,12 @@ class _Builder:
 
     def _params(self, stores: Sequence[Store]) -> tuple[BufferParam, ...]:
         scattered = {s.buffer for s in stores if s.kind == "add" or s.indices}
-        written = {store.buffer for store in stores}
-        read: set[int] = set()
-        for store in stores:
-            for term in walk(store.value, *(i.term for i in store.indices)):
-                if term.op == "load":
-                    read.add(term.attr[0])  # type: ignore[index]
-                elif isinstance(term.attr, GatherAttr):
-                    read.add(term.attr.buffer)
-        params = []
-        for stage, number in self.reader.buffers.items():
-            role = "in" if number not in written else "inout" if number in scattered else "out"
-            params.append(BufferParam(stage.dtype, role))  # type: ignore[arg-type]
-        return tuple(params)
+        written = {s.buffer for s in stores}
+        roles: dict[int, Role] = {
+            **dict.fromkeys(written, "out"),
+            **dict.fromkeys(scattered, "inout"),
+        }
+        return tuple(
+            BufferParam(stage.dtype, roles.get(number, "in"))
+            for stage, number in self.reader.buffers.items()
+        )

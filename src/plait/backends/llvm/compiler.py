@@ -1,8 +1,8 @@
 """The backend's front door: a graph in, a callable over tensors out.
 
-Splits the graph where operators cannot be lowered (each such call is recorded with its reason and runs
-eagerly between native segments), schedules and plans each segment, and hands plans to native code or to
-the interpreter.
+Splits the graph where operators cannot be lowered (each such call is recorded with its reason and
+runs eagerly between native segments), schedules and plans each segment, and hands plans to native
+code or to the interpreter.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class _Results:
         return self.stages.index(stage)
 
     def _view(self, stage: Stage, strides: tuple[Expr, ...]) -> tuple[str, Any] | None:
-        """A view of an input or of a whole computed buffer, where its strides are the wanted ones."""
+        """A view of an input or of a whole computed buffer, if its strides are the wanted ones."""
         layout = linear_layout(stage, set())
         if layout is None:
             return None

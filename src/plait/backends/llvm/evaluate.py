@@ -1,7 +1,7 @@
 """From stages to terms: the reader that loads what is stored and computes the rest in place.
 
-One evaluator serves one kernel (or one probe of what a computation would read). Must not decide what
-is stored: that is told by `is_stored`.
+One evaluator serves one kernel (or one probe of what a computation would read). Must not decide
+what is stored: that is told by `is_stored`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class _Call:
             s.name: int(inputs[s.input] if s.dim is None else inputs[s.input].shape[s.dim])
             for s in plan.symbols
         }
-        self.inputs = [x if isinstance(x, int) else flat_memory(x) for x in inputs]
+        self.inputs: list[Any] = [x if isinstance(x, int) else flat_memory(x) for x in inputs]
         self.shapes = [
             (tuple(map(self.size, o.shape)), tuple(map(self.size, o.strides))) for o in plan.outputs
         ]
@@ -85,8 +85,8 @@ class _Call:
             kind = NUMPY_DTYPES[dtype]
             rest = self.arena[self.size(place.offset) :]
             return rest[: len(rest) // kind.itemsize * kind.itemsize].view(kind)
-        source = self.inputs if isinstance(place, InputRef) else self.outputs
-        memory: Array = source[place.index][self.size(place.offset) :]  # type: ignore[index]
+        source: list[Any] = self.inputs if isinstance(place, InputRef) else self.outputs
+        memory: Array = source[place.index][self.size(place.offset) :]
         return memory
 
     def kernel(self, step: KernelCall) -> None:

@@ -1,8 +1,8 @@
 """Plans: what one native entry does, in order, and where every buffer lives.
 
 A plan is data handed from scheduling to code generation. It holds no Python fallback: a graph with
-operators that cannot be lowered becomes several plans, joined by `compiler.py`. Offsets into the arena
-are worked out here by liveness. Must not know operators or LLVM.
+operators that cannot be lowered becomes several plans, joined by `compiler.py`. Offsets into the
+arena are worked out here by liveness. Must not know operators or LLVM.
 
 All `Expr` below are over the plan's size symbols, whose values are found as `symbols` says.
 """
@@ -36,16 +36,16 @@ __all__ = [
 
 
 class InputRef(NamedTuple):
-    """Element `offset` of the memory of plan input `index` (its data pointer, view offset included)."""
+    """Element `offset` of the memory of plan input `index`, counted from its data pointer."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a binding
     offset: Expr
 
 
 class OutputRef(NamedTuple):
     """Element `offset` of the memory of plan output `index`."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # as above
     offset: Expr
 
 
@@ -67,7 +67,7 @@ class SymbolSource(NamedTuple):
 
 
 class InputSpec(NamedTuple):
-    """One entry argument: a tensor (dtype, sizes, strides in elements), or an integer (dtype "int")."""
+    """One argument: a tensor (dtype, sizes, strides in elements), or an integer (dtype "int")."""
 
     name: str
     dtype: str
@@ -76,7 +76,7 @@ class InputSpec(NamedTuple):
 
 
 class OutputSpec(NamedTuple):
-    """One fresh tensor that the plan writes; allocated by the caller with these strides (elements)."""
+    """One fresh tensor that the plan writes, with these (dense) strides in elements."""
 
     name: str
     dtype: str
@@ -160,10 +160,10 @@ class Lifetime(NamedTuple):
 
 
 def place_temporaries(lifetimes: Sequence[Lifetime]) -> tuple[list[Expr], Expr]:
-    """(byte offset of each temporary, size of the arena); those alive together do not overlap.
+    """(byte offset of each temporary, size of the arena); no two alive at once overlap.
 
-    Sizes known now are packed first-fit; symbolic ones follow and share a slot only with temporaries
-    of the same size.
+    Sizes known now are packed first-fit; symbolic ones follow, and share a slot only where they are
+    equal.
     """
     offsets: list[Expr] = [const(0)] * len(lifetimes)
     order = sorted(range(len(lifetimes)), key=lambda k: -(as_int(lifetimes[k].nbytes) or 0))

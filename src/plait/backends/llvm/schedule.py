@@ -5,9 +5,9 @@ product. Units are probed for what they read and at which flat positions; units 
 space, and read each other only where they stand, are put in one *group*, which becomes one kernel.
 Must not know operators, terms' meaning, or LLVM.
 
-Note [Aligned reads]. Let u read v. Both have a flat position in their own memory order. If v is a row
-statistic of the group, u must read it at its row; if v is an element of the full space, at its own
-flat position. Positions are canonical integer expressions, so the test is identity.
+Note [Aligned reads]. Let u read v. Both have a flat position in their own memory order. If v is a
+row statistic of the group, u must read it at its row; if v is an element of the full space, at its
+own flat position. Positions are canonical integer expressions, so the test is identity.
 """
 
 from __future__ import annotations
@@ -121,16 +121,16 @@ def linear_layout(stage: Stage, is_root: set[Stage]) -> tuple[Stage, tuple[Expr,
         Axis(f"d{k}", size).symbol if size is not ONE else ZERO
         for k, size in enumerate(stage.shape)
     )
-    symbols = [i for i in index]
+    symbols = list(index)
     while stage.kind == "view" and stage not in is_root:
         assert stage.remap is not None
         index = stage.remap(index)
         stage = stage.inputs[0]
     offset = ZERO
     for position, stride in zip(index, stage.strides, strict=True):
-        offset = offset + position * stride  # type: ignore[operator]
+        offset = offset + position * stride
     moving = [s for s in symbols if s is not ZERO]
-    linear = linear_coefficients(offset, moving)  # type: ignore[arg-type]
+    linear = linear_coefficients(offset, moving)
     if linear is None:
         return None
     rest = iter(linear[0])
@@ -429,7 +429,7 @@ def fits(a: Group, b: Group) -> bool:
         return False
     if any(u.points is ONE and u.space is not ONE for u in rows) and _large_map(units, space):
         return False
-    return _refined(units, bool(reducing)) is not None and _aligned(units, points, space)
+    return common_dims(units) is not None and _aligned(units, points, space)
 
 
 def _sizes_of(reducing: list[Unit], units: list[Unit]) -> tuple[Expr | None, Expr | None]:
@@ -449,11 +449,6 @@ def _large_map(units: list[Unit], space: Expr) -> bool:
     return (size is None or size > 4096) and any(
         u.kind == "map" and u.points is space for u in units
     )
-
-
-def _refined(units: list[Unit], reducing: bool) -> tuple[Expr, ...] | None:
-    """Common dims of the units' spaces, or None."""
-    return common_dims(units)[1] if common_dims(units) is not None else None  # type: ignore[index]
 
 
 def common_dims(units: list[Unit]) -> tuple[tuple[Expr, ...], tuple[Expr, ...]] | None:

@@ -1,4 +1,4 @@
-"""Cutting a graph into segments: graphs that can be compiled, and calls that run eagerly between them.
+"""Cutting a graph into segments: graphs to compile, and calls that run eagerly between them.
 
 Must not know lowering: it is told which nodes run eagerly.
 """

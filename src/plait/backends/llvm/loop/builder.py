@@ -181,7 +181,7 @@ def _fold(op: str, left: Term, right: Term, dtype: str) -> Term | None:
     if left.op == "const" and right.op == "const" and op in _FOLDS:
         exact = left.dtype in ("f64", "i64", "i1")
         if exact:
-            return literal(_FOLDS[op](left.attr, right.attr), dtype)  # type: ignore[arg-type]
+            return literal(_FOLDS[op](left.attr, right.attr), dtype)
     if op in ("mul", "div") and _is(right, 1) and op != "and":
         return left
     if op == "mul" and _is(left, 1):

@@ -1,4 +1,4 @@
-"""Integer arithmetic of iteration spaces: flat positions, splitting, common refinement, linear forms.
+"""Integer arithmetic of iteration spaces: flat positions, splitting, refinement, linear forms.
 
 Sizes and positions are `Expr`. Must not know terms or graphs.
 """
@@ -137,8 +137,8 @@ def _divide(x: Expr, y: Expr) -> Expr | None:
 def linear_coefficients(
     expr: Expr, symbols: Sequence[Expr]
 ) -> tuple[tuple[Expr, ...], Expr] | None:
-    """(coefficients, rest) with expr = sum(coefficient * symbol) + rest; None where it is not so."""
-    nothing = dict.fromkeys(symbols, ZERO)
+    """(coefficients, rest) with expr = sum(coefficient * symbol) + rest; None if it is not so."""
+    nothing: dict[Expr, Expr | int] = dict.fromkeys(symbols, ZERO)
     rest = expr.substitute(nothing)
     coefficients = []
     total = rest
@@ -151,7 +151,7 @@ def linear_coefficients(
 
 def rename(expr: Expr, names: Mapping[str, Expr]) -> Expr:
     """`expr` with symbols replaced by name."""
-    free = {s: names[s.name] for s in expr.free_symbols if s.name in names}
+    free: dict[Expr, Expr | int] = {s: names[s.name] for s in expr.free_symbols if s.name in names}
     return expr.substitute(free) if free else expr
 
 

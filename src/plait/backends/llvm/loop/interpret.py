@@ -1,7 +1,7 @@
 """What a kernel means: its evaluation over NumPy arrays, all points at once.
 
-Every axis, also those of reductions, gets a dimension of its own and terms broadcast over them. Slow
-and plain; the oracle of native code. Element types are NumPy's; integer overflow wraps.
+Every axis, also those of reductions, gets a dimension of its own and terms broadcast over them.
+Slow and plain; the oracle of native code. Element types are NumPy's; integer overflow wraps.
 """
 
 from __future__ import annotations
@@ -104,14 +104,14 @@ class _Run:
         return np.full((1,) * self.rank, term.attr, NUMPY_DTYPES[term.dtype])
 
     def _index(self, term: Term) -> Array:
-        return self._shaped(self.integers(term.attr))  # type: ignore[arg-type]
+        return self._shaped(self.integers(term.attr))
 
     def _shaped(self, value: Any) -> Array:
         array = np.asarray(value, np.int64)
         return array if array.ndim == self.rank else array.reshape((1,) * self.rank)
 
     def _load(self, term: Term, mask: Array | None = None) -> Array:
-        buffer, offset = term.attr  # type: ignore[misc]
+        buffer, offset = term.attr
         return self._read(buffer, self._shaped(self.integers(offset)), term, mask)
 
     def _gather(self, term: Term, *args: Array) -> Array:
@@ -162,11 +162,11 @@ class _Run:
         return wide.astype(NUMPY_DTYPES[term.dtype])
 
     def _philox(self, term: Term, seed: Array, call: Array) -> Array:
-        element = self._shaped(self.integers(term.attr))  # type: ignore[arg-type]
+        element = self._shaped(self.integers(term.attr))
         return philox_words(seed, call, element)
 
     def _reduce(self, term: Term, body: Array) -> Array:
-        kind, axis = term.attr  # type: ignore[misc]
+        kind, axis = term.attr
         dim, extent = self.dims[axis.name], self.extents[axis.name]
         shape = list(body.shape)
         if axis.name in self.ragged:
@@ -204,7 +204,7 @@ def _all_axes(kernel: Kernel) -> list[Axis]:
     axes = {axis.name: axis for axis in kernel.axes}
     for term in walk(*kernel.roots()):
         if term.op == "reduce":
-            axis: Axis = term.attr[1]  # type: ignore[index]
+            axis: Axis = term.attr[1]
             axes.setdefault(axis.name, axis)
     return list(axes.values())
 

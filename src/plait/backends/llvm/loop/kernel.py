@@ -6,7 +6,8 @@ except where a store adds (then points run in order). Must not know graphs, NumP
     Kernel softmax(b0: in f32, b1: out f32), axes i0 < 2048, i1 < 1024:
         b1[i0*1024 + i1] = exp(b0[...] - max_r(b0[i0*1024 + r])) / sum_r(...)
 
-A term that does not mention an inner axis is a row value: evaluated once per point of the outer axes.
+A term that does not mention an inner axis is a row value: evaluated once per point of the outer
+axes.
 Reductions over equal axes (same name) of one kernel may share a loop.
 """
 
@@ -29,7 +30,7 @@ class BufferParam(NamedTuple):
 
 
 class ScatterIndex(NamedTuple):
-    """One computed index of a store: adds term * dim.stride to the offset, checked against dim.size."""
+    """One computed index of a store: adds term * dim.stride to the offset; below dim.size."""
 
     term: Term
     dim: GatherDim
@@ -62,7 +63,7 @@ class Kernel:
 
     @property
     def is_serial(self) -> bool:
-        """Whether points must run in order: some store writes to computed places, which may meet."""
+        """Whether points must run in order: some store writes to computed places (may meet)."""
         return any(store.kind == "add" or store.indices for store in self.stores)
 
     @property

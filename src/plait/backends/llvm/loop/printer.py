@@ -121,7 +121,7 @@ _TRIVIAL = frozenset({"const", "index"})
 
 
 def _reduction(term: Term) -> tuple[str, Axis]:
-    kind, axis = term.attr  # type: ignore[misc]
+    kind, axis = term.attr
     return kind, axis
 
 
@@ -164,7 +164,7 @@ def _const(term: Term, args: list[str]) -> str:
 
 
 def _load(term: Term, args: list[str]) -> str:
-    buffer, offset = term.attr  # type: ignore[misc]
+    buffer, offset = term.attr
     return f"b{buffer}[{offset}]" if not args else f"load(b{buffer}, {offset}, {args[0]})"
 
 

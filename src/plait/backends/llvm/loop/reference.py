@@ -19,12 +19,14 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+    result: Array = 1 / (1 + np.exp(-x))
+    return result
 
 
 def _sign(x: Array) -> Array:
     """-1, 0 or 1; 0 for NaN."""
-    return (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype)
+    result: Array = (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype)
+    return result
 
 
 def _not(x: Array) -> Array:
@@ -47,7 +49,8 @@ def _truncdiv(a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
         return np.trunc(a / b)
     quotient = np.floor_divide(a, b)
-    return quotient + ((quotient * b != a) & ((a < 0) != (b < 0)))
+    rounded: Array = quotient + ((quotient * b != a) & ((a < 0) != (b < 0)))
+    return rounded
 
 
 def _bits(on_bools: Callable[..., Any], on_ints: Callable[..., Any]) -> Callable[..., Any]:

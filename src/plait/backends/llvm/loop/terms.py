@@ -1,17 +1,17 @@
 """Terms: the immutable, hash-consed scalar expressions of the loop IR.
 
-A term is one scalar as a function of axis symbols. Equal terms are one object, so a DAG is shared by
-identity and compared with `is`. Owns the list of operations and their arity; must not know kernels,
-graphs, NumPy or LLVM.
+A term is one scalar as a function of axis symbols. Equal terms are one object, so a DAG is shared
+by identity and compared with `is`. Owns the list of operations and their arity; must not know
+kernels, graphs, NumPy or LLVM.
 
-Element types are short strings: f32 f64 f16 bf16, i8 i16 i32 i64, u8 u16 u32 u64, and i1 for booleans
-(one byte in memory).
+Element types are short strings: f32 f64 f16 bf16, i8 i16 i32 i64, u8 u16 u32 u64, and i1 for
+booleans (one byte in memory).
 
 | op | args | attr |
 |---|---|---|
 | const | | Python number |
 | index | | integer `Expr` over axes and sizes; the term is i64 |
-| load | () or (mask,) | (buffer number, element offset `Expr`); where the mask is false: zero, no read |
+| load | () or (mask,) | (buffer number, element offset `Expr`); mask false: zero, no read |
 | gather | index terms (i64), then maybe a mask | `GatherAttr` |
 | reduce | (body,) | (kind, `Axis`) |
 | philox | (seed i64, call i64) | element number `Expr`; the term is u32 |
@@ -23,7 +23,7 @@ from __future__ import annotations
 import struct
 import weakref
 from collections.abc import Hashable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plait.symbolic.expr import Expr, symbol
 
@@ -48,8 +48,8 @@ REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all", "argmax", "ar
 
 # Pointwise operations by number of operands. strict_*: IEEE, never contracted or reassociated.
 # max/min propagate NaN. floordiv and mod round towards minus infinity (Python). shr is logical on
-# unsigned and arithmetic on signed types. select(condition, if_true, if_false); bitcast keeps the width.
-# fma(a, b, c) is a*b + c rounded once. `opaque` is the identity, a fence against reassociation.
+# unsigned and arithmetic on signed types. select(condition, if_true, if_false); bitcast keeps the
+# width. fma(a, b, c) is a*b + c rounded once.
 UNARY = (
     "neg abs sign exp expm1 log log1p log2 exp2 sqrt rsqrt recip erf sin cos tan tanh sigmoid "
     "asin acos atan sinh cosh floor ceil trunc round not cast bitcast isnan isinf strict_sqrt"
@@ -109,7 +109,8 @@ class Term:
     op: str
     dtype: str
     args: tuple[Term, ...]
-    attr: Hashable
+    attr: Any
+    """What the table above says; hashable."""
     symbols: frozenset[str]
     """Names of the axis and size symbols it depends on; an axis bound by `reduce` is not free."""
 
@@ -145,12 +146,12 @@ def constant_key(value: Hashable) -> object:
     return (type(value).__name__, value)
 
 
-def _symbols_of(op: str, args: tuple[Term, ...], attr: Hashable) -> frozenset[str]:
+def _symbols_of(op: str, args: tuple[Term, ...], attr: Any) -> frozenset[str]:
     names: set[str] = set()
     for arg in args:
         names |= arg.symbols
     if op == "reduce":
-        axis = attr[1]  # type: ignore[index]
+        axis = attr[1]
         names.discard(axis.name)
         names |= _names(axis.extent)
         return frozenset(names)
@@ -159,12 +160,12 @@ def _symbols_of(op: str, args: tuple[Term, ...], attr: Hashable) -> frozenset[st
     return frozenset(names)
 
 
-def expressions_of(op: str, attr: Hashable) -> tuple[Expr, ...]:
-    """The integer expressions inside the attribute of a leaf term (not the extent of a reduction)."""
+def expressions_of(op: str, attr: Any) -> tuple[Expr, ...]:
+    """The integer expressions in the attribute of a leaf term (not the extent of a reduction)."""
     if op in ("index", "philox"):
-        return (attr,)  # type: ignore[return-value]
+        return (attr,)
     if op == "load":
-        return (attr[1],)  # type: ignore[index]
+        return (attr[1],)
     if op == "gather":
         assert isinstance(attr, GatherAttr)
         return (attr.base, *(e for dim in attr.dims for e in (dim.stride, dim.size)))

@@ -65,14 +65,14 @@ class Rewriter:
     def _rebuild(self, term: Term, args: tuple[Term, ...]) -> Term:
         attr = term.attr
         if term.op == "reduce":
-            kind, old = attr  # type: ignore[misc]
+            kind, old = attr
             axis = self.axis(old)
             return args[0] if axis is None else make_term(term.op, term.dtype, args, (kind, axis))
         if term.op == "load":
-            number, offset = attr  # type: ignore[misc]
+            number, offset = attr
             attr = (self.buffer(number), self.expr(offset))
         elif term.op in ("index", "philox"):
-            attr = self.expr(attr)  # type: ignore[arg-type]
+            attr = self.expr(attr)
         elif isinstance(attr, GatherAttr):
             dims = tuple(self.dim(dim) for dim in attr.dims)
             attr = GatherAttr(self.buffer(attr.buffer), self.expr(attr.base), dims, attr.check)
@@ -99,7 +99,7 @@ def reductions(kernel: Kernel) -> dict[str, Axis]:
     found: dict[str, Axis] = {}
     for term in walk(*kernel.roots()):
         if term.op == "reduce":
-            axis: Axis = term.attr[1]  # type: ignore[index]
+            axis: Axis = term.attr[1]
             found.setdefault(axis.name, axis)
     return found
 
@@ -149,9 +149,9 @@ def _drop_ones(kernel: Kernel) -> Kernel:
 def _positional(kernel: Kernel) -> set[str]:
     """Axes of reductions whose result is a position."""
     return {
-        term.attr[1].name  # type: ignore[index]
+        term.attr[1].name
         for term in walk(*kernel.roots())
-        if term.op == "reduce" and term.attr[0] in ("argmax", "argmin")  # type: ignore[index]
+        if term.op == "reduce" and term.attr[0] in ("argmax", "argmin")
     }
 
 
@@ -213,7 +213,7 @@ def _nested(kernel: Kernel) -> list[tuple[Axis, Axis]]:
     for term in terms:
         if term.op != "reduce":
             continue
-        kind, axis = term.attr  # type: ignore[misc]
+        kind, axis = term.attr
         inside.setdefault(axis.name, set()).add(_link(kind, term.args[0]))
         users = parents.get(id(term), [])
         links = {_link(kind, user) for user in users} | ({("", "")} if id(term) in roots else set())
@@ -228,8 +228,8 @@ def _nested(kernel: Kernel) -> list[tuple[Axis, Axis]]:
 
 
 def _link(kind: str, term: Term) -> tuple[str, str]:
-    if term.op == "reduce" and term.attr[0] == kind and not kind.startswith("arg"):  # type: ignore[index]
-        return kind, term.attr[1].name  # type: ignore[index]
+    if term.op == "reduce" and term.attr[0] == kind and not kind.startswith("arg"):
+        return kind, term.attr[1].name
     return "", ""
 
 

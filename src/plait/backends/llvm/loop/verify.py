@@ -22,9 +22,13 @@ from plait.base.errors import InternalError
 
 __all__ = ["verify_kernel"]
 
-_SAME = frozenset(
-    ["add", "sub", "mul", "div", "floordiv", "mod", "fmod", "truncdiv", "max", "min", "pow", "atan2", "copysign", "and", "or", "xor", "shl", "shr", "strict_add", "strict_sub", "strict_mul", "strict_div", "fma"]
-)
+# fmt: off
+_SAME = frozenset({
+    "add", "sub", "mul", "div", "floordiv", "mod", "fmod", "truncdiv", "max", "min", "pow", "atan2",
+    "copysign", "and", "or", "xor", "shl", "shr", "strict_add", "strict_sub", "strict_mul",
+    "strict_div", "fma",
+})
+# fmt: on
 
 
 def verify_kernel(kernel: Kernel) -> None:
@@ -33,7 +37,7 @@ def verify_kernel(kernel: Kernel) -> None:
     names = [axis.name for axis in kernel.axes]
     checker.expect(len({*names, *kernel.sizes}) == len(names) + len(kernel.sizes), "names repeat")
     for depth, axis in enumerate(kernel.axes):
-        free = {s.name for s in axis.extent.free_symbols}
+        free = frozenset(s.name for s in axis.extent.free_symbols)
         checker.expect(free <= {*kernel.sizes, *names[:depth]}, f"extent of {axis.name} is unbound")
     for store in kernel.stores:
         checker.store(store)
@@ -59,7 +63,7 @@ class _Checker:
         for term in terms:
             loose = term.symbols - bound
             self.expect(not loose, f"a store at depth {store.depth} mentions {sorted(loose)}", term)
-        loose = {s.name for s in store.offset.free_symbols} - bound
+        loose = frozenset(s.name for s in store.offset.free_symbols) - bound
         self.expect(not loose, f"the offset {store.offset} mentions {sorted(loose)}")
         self.buffer(store.buffer, store.value, writes=True)
         self.expect(all(index.term.dtype == "i64" for index in store.indices), "index is not i64")
@@ -87,7 +91,7 @@ class _Checker:
         elif term.op == "select":
             self.expect(dtypes == ["i1", term.dtype, term.dtype], f"dtypes {dtypes}", term)
         elif term.op == "reduce":
-            kind, axis = term.attr  # type: ignore[misc]
+            kind, axis = term.attr
             self.reduction(term, kind, axis)
 
     def reduction(self, term: Term, kind: str, axis: Axis) -> None:
@@ -99,7 +103,7 @@ class _Checker:
 
     def memory(self, term: Term) -> None:
         if term.op == "load":
-            number, indices = term.attr[0], 0  # type: ignore[index]
+            number, indices = term.attr[0], 0
         else:
             assert isinstance(term.attr, GatherAttr)
             number, indices = term.attr.buffer, len(term.attr.dims)

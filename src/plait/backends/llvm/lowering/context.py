@@ -15,7 +15,7 @@ from plait.backends.llvm.loop import builder as b
 from plait.backends.llvm.loop.indexing import dense_or_contiguous
 from plait.backends.llvm.loop.terms import Term
 from plait.backends.llvm.lowering.stage import Body, Index, Reader, Stage, map_stage, view_stage
-from plait.base.errors import RegistrationError, check
+from plait.base.errors import RegistrationError
 from plait.ir.graph import Node, Value
 from plait.symbolic.expr import Expr, as_int, const, expr_of
 from plait.tensor.dtype import DType
@@ -59,7 +59,8 @@ def lowers(*names: str) -> Callable[[Rule], Rule]:
 
     def register(rule: Rule) -> Rule:
         for name in names:
-            check(name not in RULES, RegistrationError, lambda: f"{name}: two lowering rules.")
+            if name in RULES:
+                raise RegistrationError(f"{name}: two lowering rules; expected one.")
             RULES[name] = rule
         return rule
 
@@ -181,7 +182,7 @@ class Context:
         like: Stage,
         cost: int = 1,
     ) -> Stage:
-        """An intermediate map of the node with the shape of `like`; operands are cast to `dtype`."""
+        """An intermediate map with the shape of `like`; operands are cast to `dtype`."""
         tensors = [x for x in operands if isinstance(x, Stage)]
 
         def body(read: Reader, index: Index) -> Term:

@@ -1,4 +1,4 @@
-"""Lowering of tensors made from nothing: constants and ramps. They are computed where they are read."""
+"""Lowering of tensors made from nothing: constants and ramps, computed where they are read."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def arange_rule(cx: Context, *bounds: Any, **options: Any) -> Stage:
     start, step = (0, 1) if len(bounds) == 1 else (bounds[0], bounds[2] if len(bounds) > 2 else 1)
     dtype = cx.dtype()
     if not is_float(dtype) and isinstance(start, int | Expr) and isinstance(step, int | Expr):
-        return cx.result([], lambda read, i: cast(index(i[0] * step + start), dtype), cost=0)  # type: ignore[operator]
+        return cx.result([], lambda read, i: cast(index(i[0] * step + start), dtype), cost=0)
 
     def body(read: Reader, i: Index) -> Term:
-        ramp = binary("mul", cast(index(i[0]), "f64"), scalar_term(step, "f64"))  # type: ignore[arg-type]
+        ramp = binary("mul", cast(index(i[0]), "f64"), scalar_term(step, "f64"))
         return cast(binary("add", scalar_term(start, "f64"), ramp), dtype)
 
     return cx.result([], body, cost=2)
@@ -79,7 +79,7 @@ def eye_rule(cx: Context, *rest: Any, **options: Any) -> Stage:
     dtype = cx.dtype()
 
     def body(read: Reader, i: Index) -> Term:
-        same = binary("eq", index(i[0]), index(i[1]))  # type: ignore[arg-type]
+        same = binary("eq", index(i[0]), index(i[1]))
         return select(same, literal(1, dtype), literal(0, dtype))
 
     return cx.result([], body)
@@ -91,7 +91,7 @@ def _triangle(comparison: str) -> Any:
             raise Unsupported("a fractional diagonal")
 
         def body(read: Reader, i: Index) -> Term:
-            inside = binary(comparison, index(i[-1] - i[-2]), scalar_term(diagonal, "i64"))  # type: ignore[operator]
+            inside = binary(comparison, index(i[-1] - i[-2]), scalar_term(diagonal, "i64"))
             return select(inside, read(x, i), literal(0, x.dtype))
 
         return cx.result([x], body)

@@ -1,7 +1,7 @@
 """Lowering of reads and writes at computed indices.
 
-Reads become gathers that check their index against the size and report the operator; writes that may
-meet become adding stores, which run in order.
+Reads become gathers that check their index against the size and report the operator; writes that
+may meet become adding stores, which run in order.
 """
 
 from __future__ import annotations

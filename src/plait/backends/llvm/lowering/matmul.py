@@ -137,14 +137,14 @@ def flat_rows(cx: Context, a: Stage, b: Stage) -> Stage:
     flat = cx.reindexed(
         a,
         (rows, a.shape[-1]),
-        lambda i: (*reindex((i[0],), (rows,), lead), i[1]),  # type: ignore[arg-type]
+        lambda i: (*reindex((i[0],), (rows,), lead), i[1]),
     )
     result = gemm(cx, "product", flat, b)
     shape = (*lead, b.shape[-1])
     return cx.reindexed(
         result,
         shape,
-        lambda i: (*reindex(i[:-1], lead, (rows,)), i[-1]),  # type: ignore[arg-type]
+        lambda i: (*reindex(i[:-1], lead, (rows,)), i[-1]),
     )
 
 

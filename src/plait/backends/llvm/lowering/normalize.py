@@ -1,6 +1,7 @@
 """Lowering of softmax, normalisations and losses into maps and row reductions.
 
-Written so that all reductions of one operator run over the same rows: scheduling then makes one kernel.
+Written so that all reductions of one operator run over the same rows: scheduling then makes one
+kernel.
 """
 
 from __future__ import annotations
@@ -314,7 +315,7 @@ def nll_loss_backward_rule(
 
     def body(read: Reader, i: Index) -> Term:
         value = cast(read(target, i[:-1]), "i64")
-        hit = binary("eq", value, index(i[-1]))  # type: ignore[arg-type]
+        hit = binary("eq", value, index(i[-1]))
         hit = binary("and", hit, binary("ne", value, literal(ignore_index, "i64")))
         slope = unary("neg", read(g, i[:-1] if mode == NONE else ()))
         if mode == MEAN:

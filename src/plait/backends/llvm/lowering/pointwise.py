@@ -48,7 +48,9 @@ def like(x: T, number: float) -> T:
 
 add, sub, mul, div = op2("add"), op2("sub"), op2("mul"), op2("div")
 maximum, minimum = op2("max"), op2("min")
-exp, log, sqrt, erf, tanh, sigmoid = (op1(n) for n in ["exp", "log", "sqrt", "erf", "tanh", "sigmoid"])
+exp, log, sqrt, erf, tanh, sigmoid = (
+    op1(n) for n in ["exp", "log", "sqrt", "erf", "tanh", "sigmoid"]
+)
 
 
 def nonzero(x: T) -> T:
@@ -151,8 +153,9 @@ UNARY: dict[str, tuple[Callable[[T], T], int]] = {
     "exp": (exp, DEAR), "expm1": (op1("expm1"), DEAR), "exp2": (op1("exp2"), DEAR),
     "log": (log, DEAR), "log1p": (op1("log1p"), DEAR), "log2": (op1("log2"), DEAR),
     "sqrt": (sqrt, 4), "rsqrt": (op1("rsqrt"), 4), "reciprocal": (op1("recip"), 3),
-    "erf": (erf, DEAR), "sin": (op1("sin"), DEAR), "cos": (op1("cos"), DEAR), "tan": (op1("tan"), DEAR),
-    "tanh": (tanh, DEAR), "sigmoid": (sigmoid, DEAR), "sinh": (op1("sinh"), DEAR), "cosh": (op1("cosh"), DEAR),
+    "erf": (erf, DEAR), "sin": (op1("sin"), DEAR), "cos": (op1("cos"), DEAR),
+    "tan": (op1("tan"), DEAR), "tanh": (tanh, DEAR), "sigmoid": (sigmoid, DEAR),
+    "sinh": (op1("sinh"), DEAR), "cosh": (op1("cosh"), DEAR),
     "asin": (op1("asin"), DEAR), "acos": (op1("acos"), DEAR), "atan": (op1("atan"), DEAR),
     "relu": (lambda x: maximum(x, like(x, 0)), 1), "silu": (lambda x: mul(x, sigmoid(x)), DEAR),
     "square": (lambda x: mul(x, x), 1), "floor": (op1("floor"), 1), "ceil": (op1("ceil"), 1),
@@ -166,7 +169,8 @@ PREDICATES: dict[str, Callable[[T], T]] = {
     "logical_not": lambda x: unary("not", nonzero(x)),
 }
 BINARY: dict[str, tuple[Callable[[T, T], T], int]] = {
-    "mul": (mul, 1), "maximum": (maximum, 1), "minimum": (minimum, 1), "atan2": (op2("atan2"), DEAR),
+    "mul": (mul, 1), "maximum": (maximum, 1), "minimum": (minimum, 1),
+    "atan2": (op2("atan2"), DEAR),
     "bitwise_and": (op2("and"), 1), "bitwise_or": (op2("or"), 1), "bitwise_xor": (op2("xor"), 1),
     "remainder": (remainder, 3), "fmod": (op2("fmod"), 3), "floor_divide": (op2("floordiv"), 3),
     "copysign": (op2("copysign"), 1), "bitwise_left_shift": (op2("shl"), 1),
@@ -231,7 +235,8 @@ for _name, (_unary, _cost) in UNARY.items():
     lowers(f"aten::{_name}")(_unary_rule(_unary, _cost))
 for _name, (_binary, _cost) in BINARY.items():
     lowers(f"aten::{_name}")(_binary_rule(_binary, _cost))
-for _name, _predicate in {**PREDICATES, **COMPARISONS}.items():
+_to_bool: dict[str, Callable[..., T]] = {**PREDICATES, **COMPARISONS}
+for _name, _predicate in _to_bool.items():
     lowers(f"aten::{_name}")(_comparison_rule(_predicate))
 
 

@@ -1,4 +1,4 @@
-"""Lowering of random numbers with explicit seed and call number: Philox words made where they are read.
+"""Lowering of random numbers with explicit seed and call number: Philox words made on reading.
 
 Draws use IEEE operations that are never contracted, so that they equal the eager ones bit for bit.
 """
@@ -66,6 +66,6 @@ def philox_normal_rule(cx: Context, size: Any, seed: Any, call: Any, **options: 
 
     def body(read: Reader, i: Index) -> Term:
         word = philox(scalar_term(seed, "i64"), scalar_term(call, "i64"), linear_position(i, shape))
-        return cast(normal_from_word(_Terms(), word, dtype), dtype)  # type: ignore[no-any-return]
+        return cast(normal_from_word(_Terms(), word, dtype), dtype)
 
     return cx.result([], body, cost=4 * COST)

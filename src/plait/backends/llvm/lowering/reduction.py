@@ -47,7 +47,7 @@ def plain(cx: Context, name: str, kind: str, x: Stage, dims: Sequence[int]) -> S
 
 
 def reduce_stage(cx: Context, part: str, kind: str, x: Stage, dims: Sequence[int]) -> Stage:
-    """`x` reduced over `dims` (removed), in two stages where one would starve vectors or threads."""
+    """`x` reduced over `dims` (removed), in two stages where one would starve vectors, threads."""
     name = cx.name(part)
     dims = tuple(dims)
     if not dims:
@@ -83,7 +83,7 @@ def _staged(
     extent = x.shape[split]
     at = sum(1 for d in range(split) if d not in dims)
     length = _chunk(extent)
-    partial.ragged = (split + 1, lambda i: minimum(length, extent - i[at] * length))  # type: ignore[operator]
+    partial.ragged = (split + 1, lambda i: minimum(length, extent - i[at] * length))
     assert parts is partial.shape[at]
     return plain(cx, name, kind, partial, (at,))
 
@@ -103,7 +103,7 @@ def _twice(
 
 
 def _chunk(extent: Expr) -> Expr:
-    """Length of a chunk of a dimension: at most 64 of them below a quarter of a million elements."""
+    """Length of a chunk of a dimension: CHUNK, or a 32nd of dimensions that are not large."""
     known = as_int(extent)
     return const(CHUNK if known is None or known >= 32 * CHUNK else max(known // 32, 1))
 
@@ -116,7 +116,7 @@ def _chunked(cx: Context, x: Stage, split: int) -> tuple[Stage, Expr]:
     shape = (*x.shape[:split], parts, length, *x.shape[split + 1 :])
 
     def remap(i: Index) -> Index:
-        position = i[split] * length + i[split + 1]  # type: ignore[operator]
+        position = i[split] * length + i[split + 1]
         return (*i[:split], position, *i[split + 2 :])
 
     stage = cx.reindexed(x, shape, remap)
@@ -292,7 +292,7 @@ def cumsum_rule(cx: Context, x: Stage, dim: Any, dtype: Any = None) -> Stage:
     shape = (*x.shape[: d + 1], *x.shape[d:])
     pairs = cx.reindexed(wide, shape, lambda i: (*i[:d], *i[d + 1 :]))
     total = plain(cx, cx.name("sum"), "sum", pairs, [d + 1])
-    total.ragged = (d + 1, lambda i: i[d] + 1)  # type: ignore[operator]
+    total.ragged = (d + 1, lambda i: i[d] + 1)
     return cx.pointwise(lambda a: a, [total], wide.dtype, cost=0)
 
 
@@ -369,7 +369,7 @@ def logsumexp_rule(cx: Context, x: Stage, dim: Any, keepdim: bool = False) -> St
     )
     total = reduce_stage(cx, "sum", "sum", shifted, dims)
     log = cx.part(
-        "log", lambda t, m: binary("add", unary("log", t), m), [total, safe], wide.dtype, like=total,
-        cost=DEAR,
+        "log", lambda t, m: binary("add", unary("log", t), m), [total, safe], wide.dtype,
+        like=total, cost=DEAR,
     )  # fmt: skip
     return finish(cx, log, x, dims, cost=0)

@@ -1,7 +1,8 @@
 """Stages: what one value of a graph computes, as a function of its indices.
 
-Lowering turns every graph value into a stage; scheduling decides which stages become buffers and which
-are computed where they are read. A stage never says where it is stored. Must not know operators.
+Lowering turns every graph value into a stage; scheduling decides which stages become buffers and
+which are computed where they are read. A stage never says where it is stored. Must not know
+operators.
 
 | kind | meaning |
 |---|---|
@@ -16,9 +17,8 @@ are computed where they are read. A stage never says where it is stored. Must no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from plait.backends.llvm.loop.builder import DynamicIndex
 from plait.backends.llvm.loop.indexing import contiguous, dense_order
 from plait.backends.llvm.loop.terms import Term
 from plait.backends.llvm.plan import Check
@@ -38,7 +38,9 @@ __all__ = [
 ]
 
 Shape = tuple[Expr, ...]
-Index = tuple["Expr | DynamicIndex", ...]
+# Every entry is an Expr, or a DynamicIndex, on which arithmetic fails: such an index can only be
+# passed on (see NotIndexable). Any, so that index arithmetic reads plainly.
+Index: TypeAlias = tuple[Any, ...]
 Kind = Literal["input", "map", "view", "reduce", "gemm", "assemble"]
 
 DEAR = 8  # cost of a transcendental function, where an addition is 1

@@ -1,4 +1,4 @@
-"""Lowering of views: index arithmetic; and of operators that put tensors together (cat, scatters)."""
+"""Lowering of views (index arithmetic), and of operators that put tensors together."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def regroup(position: Index, source: Sequence[Expr], target: Sequence[Expr]) -> 
         return position
     dynamic = [d for d, i in enumerate(position) if isinstance(i, DynamicIndex)]
     if not dynamic:
-        return reindex(position, source, target)  # type: ignore[arg-type]
+        return reindex(position, source, target)
     (dim,) = dynamic
     lead = [s for s in source[:dim] if s is not ONE]
     place = next(
@@ -75,7 +75,7 @@ def regroup(position: Index, source: Sequence[Expr], target: Sequence[Expr]) -> 
         if target[d] is source[dim] and product(target[:d]) is product(lead)
     )
     fixed = [ZERO if d == dim else i for d, i in enumerate(position)]
-    return put(reindex(fixed, source, target), place, position[dim])  # type: ignore[arg-type]
+    return put(reindex(fixed, source, target), place, position[dim])
 
 
 # ---------------------------------------------------------------- one source, one result
@@ -182,13 +182,14 @@ def slice_rule(
     first, stride = slice_start(start, x.shape[d]), expr_of(step)
     if first is ZERO and stride is ONE:
         return view(cx, x, lambda i: i)
-    return view(cx, x, lambda i: put(i, d, i[d] * stride + first))  # type: ignore[operator]
+    return view(cx, x, lambda i: put(i, d, i[d] * stride + first))
 
 
 @lowers("aten::narrow")
 def narrow_rule(cx: Context, x: Stage, dim: Any, start: Any, length: Any) -> Stage:
     """`length` indices of a dimension."""
-    return slice_rule(cx, x, dim, start, None, 1)  # type: ignore[no-any-return]
+    narrowed: Stage = slice_rule(cx, x, dim, start, None, 1)
+    return narrowed
 
 
 @lowers("aten::diagonal")
@@ -199,7 +200,7 @@ def diagonal_rule(cx: Context, x: Stage, offset: Any = 0, dim1: Any = 0, dim2: A
 
     def remap(i: Index) -> Index:
         rest, along = iter(i[:-1]), i[-1]
-        place = {a: along + max(-shift, 0), b: along + max(shift, 0)}  # type: ignore[operator]
+        place = {a: along + max(-shift, 0), b: along + max(shift, 0)}
         return tuple(place[d] if d in place else next(rest) for d in range(len(x.shape)))
 
     return view(cx, x, remap)
@@ -218,7 +219,7 @@ def as_strided_rule(
     strides, offset = sizes(stride), expr_of(storage_offset or 0)
 
     def remap(i: Index) -> Index:
-        place = reindex((dot(i, strides) + offset,), (product(dims),), dims)  # type: ignore[arg-type]
+        place = reindex((dot(i, strides) + offset,), (product(dims),), dims)
         return tuple(place[order.index(d)] for d in range(len(order)))
 
     return view(cx, x, remap)
@@ -241,7 +242,7 @@ def split_rule(cx: Context, x: Stage, sections: Any, dim: Any = 0) -> tuple[Stag
 def _shifted(dim: int, start: Expr) -> Remap:
     if start is ZERO:
         return lambda i: i
-    return lambda i: put(i, dim, i[dim] + start)  # type: ignore[operator]
+    return lambda i: put(i, dim, i[dim] + start)
 
 
 @lowers("aten::unbind")
@@ -272,7 +273,7 @@ def stack_rule(cx: Context, tensors: Sequence[Stage], dim: Any = 0) -> Stage:
     """Tensors along a new dimension."""
     d = wrap(dim, len(cx.shape()))
     shape = put(cx.shape(), d, ONE)
-    return assembled(cx, d, [cx.reindexed(x, shape, _without(d)) for x in tensors])  # type: ignore[arg-type]
+    return assembled(cx, d, [cx.reindexed(x, shape, _without(d)) for x in tensors])
 
 
 def _without(dim: int) -> Remap:
@@ -355,7 +356,7 @@ def slice_scatter_rule(
 
     def inside(i: Index) -> tuple[Term, Index]:
         mask = in_range(i[d], first, count, stride)
-        return mask, put(i, d, (i[d] - first) // stride)  # type: ignore[operator]
+        return mask, put(i, d, (i[d] - first) // stride)
 
     return replaced(cx, x, source, inside)
 
@@ -367,7 +368,7 @@ def select_scatter_rule(cx: Context, x: Stage, source: Stage, dim: Any, position
     place = position_in(position, x.shape[d])
 
     def inside(i: Index) -> tuple[Term, Index]:
-        mask = binary("eq", index(i[d]), index(place))  # type: ignore[arg-type]
+        mask = binary("eq", index(i[d]), index(place))
         return mask, (*i[:d], *i[d + 1 :])
 
     return replaced(cx, x, source, inside)
@@ -382,8 +383,8 @@ def diagonal_scatter_rule(
     shift = known_int(offset, "offset")
 
     def inside(i: Index) -> tuple[Term, Index]:
-        along = i[a] - max(-shift, 0)  # type: ignore[operator]
-        mask = binary("eq", index(i[b] - i[a]), index(expr_of(shift)))  # type: ignore[operator]
+        along = i[a] - max(-shift, 0)
+        mask = binary("eq", index(i[b] - i[a]), index(expr_of(shift)))
         return mask, (*(i[d] for d in range(len(i)) if d not in (a, b)), along)
 
     return replaced(cx, x, source, inside)
@@ -407,7 +408,7 @@ def as_strided_scatter_rule(
         raise Unsupported("as_strided_scatter into a view")
 
     def inside(i: Index) -> tuple[Term, Index]:
-        rest = dot(i, x.strides) - start  # type: ignore[arg-type]
+        rest = dot(i, x.strides) - start
         mask, place = binary("ge", index(rest), index(ZERO)), {}
         for d in order:
             place[d] = ZERO if shape[d] is ONE else rest // strides[d]
@@ -432,7 +433,7 @@ def pad_rule(cx: Context, x: Stage, pad: Sequence[Any], value: Any = 0) -> Stage
         for d, shift in before.items():
             here = in_range(i[d], shift, x.shape[d], ONE)
             mask = here if mask is None else binary("and", mask, here)
-        there = tuple(i[d] - before.get(d, ZERO) for d in range(rank))  # type: ignore[operator]
+        there = tuple(i[d] - before.get(d, ZERO) for d in range(rank))
         inner = read(x, there, mask)
         return inner if mask is None else select(mask, inner, scalar_term(value, x.dtype))
 
@@ -445,7 +446,7 @@ def flip_rule(cx: Context, x: Stage, dims: Sequence[Any]) -> Stage:
     turned = {wrap(d, len(x.shape)) for d in dims}
 
     def body(read: Reader, i: Index) -> Term:
-        there = tuple(x.shape[d] - 1 - i[d] if d in turned else i[d] for d in range(len(i)))  # type: ignore[operator]
+        there = tuple(x.shape[d] - 1 - i[d] if d in turned else i[d] for d in range(len(i)))
         return read(x, there)
 
     return cx.result([x], body, cost=0)
@@ -455,4 +456,4 @@ def linear_position(i: Index, shape: Sequence[Expr]) -> Expr:
     """Row-major number of an element."""
     if any(isinstance(part, DynamicIndex) for part in i):
         raise TypeError("a computed index")
-    return flatten(i, shape)  # type: ignore[arg-type]
+    return flatten(i, shape)
