@@ -1,1 +1,0 @@
-"""(being written by H9, taken over from H3a: do not overwrite)"""
