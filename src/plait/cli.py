@@ -33,12 +33,14 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of parameters, batches and dropout.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the picture.")] = Path("demo-out"),
     json: Annotated[Path | None, typer.Option(help="Write the figures there too.")] = None,
+    backend: Annotated[str, typer.Option(help="See `plait backends`.")] = "llvm",
 ) -> None:
     """Train on handwritten digits, eagerly and compiled, and compare."""
     from plait.demo.main import run_demo
 
     console = Console()
-    if not run_demo(console, epochs=epochs, seed=seed, out=out, json_path=json):
+    is_fine = run_demo(console, epochs=epochs, seed=seed, out=out, json_path=json, backend=backend)
+    if not is_fine:
         raise typer.Exit(1)
 
 

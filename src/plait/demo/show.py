@@ -40,11 +40,10 @@ def progress(console: Console, name: str, steps: int) -> Iterator[Callable[[Run,
 
 def epochs_table(eager: Run, compiled: Run) -> Table:
     """Loss and accuracy of each epoch, both ways, and how far the losses are apart."""
-    table = Table(title="Loss and held-out accuracy by epoch")
-    for head in ("epoch", "eager loss", "compiled loss", "relative difference"):
+    table = Table(title="Training loss and held-out digits by epoch")
+    heads = ("epoch", "eager", "compiled", "apart by", "right, eager", "right, compiled")
+    for head in heads:
         table.add_column(head, justify="right")
-    table.add_column("eager accuracy", justify="right")
-    table.add_column("compiled accuracy", justify="right")
     for i, (a, b) in enumerate(zip(eager.losses, compiled.losses)):
         table.add_row(
             str(i + 1),

@@ -83,20 +83,23 @@ class Run:
 def train(
     data: Digits,
     *,
-    compiled: bool,
+    backend: str | None,
     epochs: int,
     seed: int,
     on_step: Callable[[Run, int], None] = lambda run, epoch: None,
 ) -> Run:
-    """Train from the seed's first parameters; the same batches and dropout masks either way."""
+    """Train from the seed's first parameters, eagerly or, with a backend, compiled.
+
+    Batches and dropout masks are the same either way.
+    """
     manual_seed(seed)
     model = build_model()
     optimizer = AdamW(lr=4e-3, weight_decay=1e-2)
     step, predict = make_step(model, optimizer), make_predict(model)
-    run = Run("compiled" if compiled else "eager")
-    if compiled:
-        step = compile_function(step, fullgraph=True)
-        predict = compile_function(predict, fullgraph=True)
+    run = Run("compiled" if backend else "eager")
+    if backend is not None:
+        step = compile_function(step, backend=backend, fullgraph=True)
+        predict = compile_function(predict, backend=backend, fullgraph=True)
     run.step = step
     params = model.state_dict()
     state = optimizer.init(params)

@@ -46,7 +46,8 @@ class Linear(Module):
         self.out_features = out_features
         self.weight = Parameter(aten.empty.memory_format((out_features, in_features), dtype=dtype))
         self.register_parameter(
-            "bias", Parameter(aten.empty.memory_format((out_features,), dtype=dtype)) if bias else None
+            "bias",
+            Parameter(aten.empty.memory_format((out_features,), dtype=dtype)) if bias else None,
         )
         self.reset_parameters()
 

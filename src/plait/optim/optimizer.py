@@ -8,11 +8,12 @@ it as inputs and needs no new capture from one step to the next.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import optree
 
 from plait.autograd.grad_mode import no_grad
+from plait.base.epoch import module_changes
 from plait.base.errors import ArgumentTypeError, AutogradError, InvalidArgument, check
 from plait.ops import aten
 from plait.tensor.dtype import float32
@@ -31,6 +32,11 @@ class Optimizer:
     Eager: `loss.backward(); optimizer.step(); optimizer.zero_grad()`.
     """
 
+    # No parameters of its own, but seen by capture as a module is: by its settings.
+    _parameters: ClassVar[dict[str, Tensor]] = {}
+    _buffers: ClassVar[dict[str, Tensor]] = {}
+    _modules: ClassVar[dict[str, Any]] = {}
+
     slot_names: tuple[str, ...] = ()  # tensors kept for each parameter
     counts_steps: bool = False
 
@@ -39,6 +45,10 @@ class Optimizer:
         if self.params is not None:
             self._check_params(self.params)
         self._state: dict[str, Any] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        module_changes.advance()
 
     def _check_params(self, params: list[Tensor]) -> None:
         name = type(self).__name__
