@@ -337,13 +337,15 @@ def _stack(x: Tensor, batch: Shape) -> Any:
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """``input @ weight.T + bias``; with a bias and matrices, one addmm."""
     _check_linear(input, weight, bias)
-    if bias is None:
-        return _matmul(input, aten.t.default(weight))
-    if input.ndim < 2 or weight.ndim != 2:
-        return _matmul(input, aten.t.default(weight)) + bias
     columns = aten.t.default(weight)
-    if input.ndim == 2:
+    if input.ndim == 2 and weight.ndim == 2:
+        if bias is None:
+            return aten.mm.default(input, columns)
         return aten.addmm.default(bias, input, columns)
+    if bias is None:
+        return _matmul(input, columns)
+    if input.ndim < 2:
+        return _matmul(input, columns) + bias
     if bias.ndim > 1:
         return _matmul(input, columns) + bias
     flat = aten.addmm.default(bias, _rows(input), columns)

@@ -6,6 +6,7 @@ results are contiguous. Knows nothing of backends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -139,16 +140,11 @@ def _accumulator(array: Array, axes: tuple[int, ...], result: DType) -> np.dtype
     """The type a sum is made in."""
     if result in _HALF:
         return dt.float32.numpy
-    if result is dt.float32 and array.ndim and axes:
-        terms = array.size // max(1, _kept(array, axes))
+    if result is dt.float32 and array.size > _LONG_SUM and axes:
         one_by_one = axes[-1] != array.ndim - 1 or array.strides[-1] != array.itemsize
-        if one_by_one and terms > _LONG_SUM:
+        if one_by_one and math.prod([array.shape[i] for i in axes]) > _LONG_SUM:
             return dt.float64.numpy
     return result.numpy
-
-
-def _kept(array: Array, axes: tuple[int, ...]) -> int:
-    return int(np.prod([size for i, size in enumerate(array.shape) if i not in axes]))
 
 
 def _total(ufunc: np.ufunc, array: Array, dim: Any, keepdim: bool, result: DType) -> Any:

@@ -73,13 +73,13 @@ def _sums_with_products() -> Iterator[SampleInput]:
 @sampler("aten::matmul")
 def _matmuls() -> Iterator[SampleInput]:
     # fmt: off
-    for a, b in [
+    for first, second in [
         ((4,), (4,)), ((3, 4), (4,)), ((4,), (4, 3)), ((2, 3), (3, 4)), ((2, 3, 4), (4,)),
         ((2, 3, 4), (4, 5)), ((4,), (2, 4, 5)), ((3, 4), (2, 4, 5)), ((2, 3, 4), (2, 4, 5)),
         ((6, 1, 3, 4), (2, 4, 5)), ((6, 1, 3, 4), (1, 2, 4, 5)), ((0, 3, 4), (4, 2)),
         ((2, 3, 0), (0, 2)), ((4,), (3, 2, 4, 5)),
     ]:
-        yield SampleInput(make(*a), make(*b, seed=1), name=f"{a} {b}")
+        yield SampleInput(make(*first), make(*second, seed=1), name=f"{first} {second}")
     # fmt: on
     for name, x in layouts((2, 3, 4)):
         yield SampleInput(x, make(4, 5, seed=1), name=f"{name} left")
@@ -89,13 +89,14 @@ def _matmuls() -> Iterator[SampleInput]:
 @sampler("aten::linear")
 def _linears() -> Iterator[SampleInput]:
     # fmt: off
-    for x, w, b in [
+    for size, weight, bias_size in [
         ((4,), (3, 4), (3,)), ((2, 4), (3, 4), (3,)), ((2, 5, 4), (3, 4), (3,)),
         ((2, 5, 4), (3, 4), None), ((2, 4), (4,), None), ((4,), (4,), None), ((2, 4), (3, 4), (1,)),
         ((2, 4), (3, 4), (2, 3)), ((0, 4), (3, 4), (3,)), ((6, 2, 5, 4), (3, 4), (3,)),
     ]:
-        bias = None if b is None else make(*b, seed=2)
-        yield SampleInput(make(*x), make(*w, seed=1), bias, name=f"{x} {w} {b}")
+        bias = None if bias_size is None else make(*bias_size, seed=2)
+        name = f"{size} {weight} {bias_size}"
+        yield SampleInput(make(*size), make(*weight, seed=1), bias, name=name)
     # fmt: on
     for name, x in layouts((2, 5, 4)):
         yield SampleInput(x, make(3, 4, seed=1), make(3, seed=2), name=name)
