@@ -10,11 +10,12 @@ from plait.dispatch.schema import FunctionSchema
 TEXTS = [
     "aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor",
     "aten::add_.Tensor(Tensor(a!) self, Tensor other, *, Scalar alpha=1) -> Tensor(a!)",
-    "aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
+    "aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, "
+    "ScalarType? dtype=None) -> Tensor",
     "aten::view(Tensor(a) self, SymInt[] size) -> Tensor(a)",
     "aten::split.Tensor(Tensor(a) self, SymInt split_size, int dim=0) -> Tensor(a)[]",
-    "aten::native_layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, "
-    "float eps) -> (Tensor, Tensor, Tensor)",
+    "aten::native_layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, "
+    "Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)",
     'aten::gelu(Tensor self, *, str approximate="none") -> Tensor',
     "aten::cat(Tensor[] tensors, int dim=0) -> Tensor",
     "aten::index.Tensor(Tensor self, Tensor?[] indices) -> Tensor",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_wrong_arguments_name_operator_and_argument(op: Overload) -> None:
 def test_guards_restore_state_after_an_exception() -> None:
     before = (tls.include, tls.exclude)
     with pytest.raises(ZeroDivisionError), include_keys(1), exclude_keys(2):
-        1 / 0  # noqa: B018
+        1 / 0
     assert (tls.include, tls.exclude) == before
 
 
@@ -124,7 +125,7 @@ class Recorder(DispatchMode):
     def __init__(self, name: str, log: list[str], answer: bool = True) -> None:
         self.name, self.log, self.answer = name, log, answer
 
-    def __plait_dispatch__(self, op, types, args, kwargs):  # type: ignore[no-untyped-def]
+    def __plait_dispatch__(self, op: Overload, types: Any, args: Any, kwargs: Any) -> Any:
         self.log.append(self.name)
         return op(*args, **kwargs) if self.answer else NotImplemented
 
@@ -174,7 +175,7 @@ def test_not_implemented_goes_on_and_lists_who_declined(cpu_op: Overload) -> Non
 
 def test_a_failing_handler_restores_modes(cpu_op: Overload) -> None:
     class Failing(DispatchMode):
-        def __plait_dispatch__(self, op, types, args, kwargs):  # type: ignore[no-untyped-def]
+        def __plait_dispatch__(self, op: Overload, types: Any, args: Any, kwargs: Any) -> Any:
             raise ValueError("no")
 
     with Failing() as mode:
@@ -186,12 +187,12 @@ def test_a_failing_handler_restores_modes(cpu_op: Overload) -> None:
 def test_handlers_run_below_autograd(op: Overload) -> None:
     op.register(DispatchKey.CPU, lambda x, n, *, scale: "cpu")
     calls: list[str] = []
-    op.register(
-        DispatchKey.AUTOGRAD_CPU,
-        lambda x, n, *, scale: (
-            calls.append("autograd") or op.resolve(CPU | DispatchKey.PYTHON.mask)(x, n, scale=scale)
-        ),
-    )
+
+    def autograd_kernel(x: Any, n: int, *, scale: float) -> Any:
+        calls.append("autograd")
+        return op.resolve(CPU | DispatchKey.PYTHON.mask)(x, n, scale=scale)
+
+    op.register(DispatchKey.AUTOGRAD_CPU, autograd_kernel)
     with Recorder("mode", calls):
         op(Thing(CPU | AUTOGRAD))
     assert calls == ["autograd", "mode"]
@@ -210,7 +211,9 @@ def test_pre_dispatch_sees_the_outermost_call_only() -> None:
     seen: list[str] = []
 
     class Capture(PreDispatchMode):
-        def __plait_predispatch__(self, op, args, kwargs, redispatch):  # type: ignore[no-untyped-def]
+        def __plait_predispatch__(
+            self, op: Overload, args: Any, kwargs: Any, redispatch: Callable[..., Any]
+        ) -> Any:
             seen.append(op.name)
             return redispatch(*args, **kwargs)
 

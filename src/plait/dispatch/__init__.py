@@ -1,8 +1,7 @@
 """The dispatcher: schemas, keys, tables, operators, thread state and modes. No tensor code."""
 
-from plait.dispatch import (
-    modes as _modes,
-)  # registers the fallbacks of the Python and PreDispatch keys
+# The import of modes registers the fallbacks of the Python and PreDispatch keys.
+from plait.dispatch import modes as _modes
 from plait.dispatch.dispatcher import all_overloads, define, lookup, packet, register_fallback
 from plait.dispatch.keys import AliasKey, DispatchKey
 from plait.dispatch.keyset import KeySet

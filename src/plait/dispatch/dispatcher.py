@@ -34,13 +34,14 @@ def define(schema: str | FunctionSchema, tags: Iterable[Tag] = ()) -> Overload:
     parsed = schema if isinstance(schema, FunctionSchema) else FunctionSchema.parse(schema)
     if parsed.qualname in _overloads:
         raise RegistrationError(
-            f"{parsed.qualname}: the operator is defined already, as {_overloads[parsed.qualname].schema}; "
+            f"{parsed.qualname}: the operator is defined already, as "
+            f"{_overloads[parsed.qualname].schema}; "
             "choose another overload name, or remove the earlier definition first."
         )
     op = Overload(parsed, frozenset(tags))
     _overloads[parsed.qualname] = op
     packet_ = _packets.setdefault(parsed.packet_name, OperatorPacket(parsed.packet_name))
-    packet_.overloads[parsed.overload] = op
+    packet_.add(op)
     return op
 
 
@@ -48,13 +49,13 @@ def remove(op: Overload) -> None:
     """Take ``op`` out of the table; the object itself stays usable by those who hold it."""
     del _overloads[op.qualname]
     packet_ = _packets[op.schema.packet_name]
-    del packet_.overloads[op.schema.overload]
+    packet_.remove(op)
     if not packet_.overloads:
         del _packets[op.schema.packet_name]
 
 
 def lookup(qualname: str) -> Overload:
-    """The overload called ``qualname`` ("aten::add.Tensor"); InvalidArgument with close names otherwise."""
+    """The overload called ``qualname`` ("aten::add.Tensor"); InvalidArgument if there is none."""
     op = _overloads.get(qualname)
     if op is None:
         close = difflib.get_close_matches(qualname, _overloads, n=3)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from plait.base.errors import MissingKernel
-from plait.dispatch.keys import DispatchKey
 from plait.dispatch.keys import AliasKey as A
+from plait.dispatch.keys import DispatchKey
 from plait.dispatch.keyset import AUTOGRAD_KEYS, BACKEND_KEYS, FULL, KeySet, below, highest
 from plait.dispatch.state import tls
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FALLBACKS", "FALLTHROUGH", "Kernel", "Specialiser", "compute", "kernel_for_key"]
 
-# A fallback is a specialiser: given the operator and the keys below its own, it returns the callable
-# for that operator and keyset, or None to fall through.
+# A fallback is a specialiser: given the operator and the keys below its own, it returns the
+# callable for that operator and keyset, or None to fall through.
 Specialiser = Callable[["Overload", int], "Callable[..., Any] | None"]
 
 FALLBACKS: dict[DispatchKey, Specialiser] = {}
@@ -35,7 +35,7 @@ _ABOVE_BACKENDS = FULL & ~BACKEND_KEYS & ~DispatchKey.PYTHON_DISPATCHER.mask
 
 
 class Kernel:
-    """A registered kernel: the function, where it was registered, and whether it issues operators."""
+    """A registered kernel: its function and place, and whether it issues operators."""
 
     __slots__ = ("calls_operators", "fn", "location")
 
@@ -122,8 +122,8 @@ def missing_message(op: Overload, keyset: int) -> str:
     backends = KeySet(keyset & BACKEND_KEYS)
     if not keyset & BACKEND_KEYS:
         return (
-            f"{op.qualname}: no tensor argument and no device chose a backend (keyset {KeySet(keyset)}); "
-            "pass a tensor or a 'device' argument."
+            f"{op.qualname}: no tensor argument and no device chose a backend "
+            f"(keyset {KeySet(keyset)}); pass a tensor or a 'device' argument."
         )
     known = ", ".join(k.name for k in op.kernels) or "none"
     return (

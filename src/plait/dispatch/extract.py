@@ -8,8 +8,10 @@ parsed schema.
 
 from __future__ import annotations
 
+import functools
 import numbers
 from collections.abc import Callable, Iterable
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from plait.base.errors import ArgumentTypeError
@@ -32,6 +34,7 @@ DEVICE_KEYS: dict[str, int] = {
     "meta": DispatchKey.META.mask,
     "cuda": DispatchKey.CUDA.mask,
 }
+_SCALAR_TYPES = frozenset((int, float, bool, complex))
 
 
 def _wrong_type(op: Overload, name: str, value: Any, expected: str) -> ArgumentTypeError:
@@ -47,11 +50,14 @@ def _shorten(value: Any) -> str:
 
 
 def scalar_argument(op: Overload, name: str, value: Any) -> Any:
-    """A Python number, a SymInt or a NumPy scalar."""
-    if isinstance(value, SymInt | bool | int | float | complex):
+    """A Python number or a SymInt; NumPy scalars become Python numbers."""
+    if type(value) in _SCALAR_TYPES or isinstance(value, SymInt):
         return value
+    # Some NumPy scalars are floats or complex numbers by inheritance, so they are asked first.
     if isinstance(value, numbers.Number) and hasattr(value, "item"):
         return value.item()
+    if isinstance(value, int | float | complex):
+        return value
     raise _wrong_type(op, name, value, "a number")
 
 
@@ -135,7 +141,6 @@ def list_argument(op: Overload, name: str, value: Any) -> Any:
     raise _wrong_type(op, name, value, f"a list ({op.schema.argument(name).type})")
 
 
-_SCALAR_TYPES = frozenset((int, float, bool, complex))
 _KEY_SOURCE = {"tls": tls, "scalar_types": _SCALAR_TYPES}
 
 # (schema base type, is list) -> (test that the value needs no conversion, converter)
@@ -185,6 +190,12 @@ def _key_terms(schema: FunctionSchema) -> tuple[list[str], list[str]]:
     return terms, statements
 
 
+@functools.lru_cache(maxsize=1024)
+def _code(source: str) -> CodeType:
+    """Compiled source; operators with the same arguments share it."""
+    return compile(source, "<call path>", "exec")
+
+
 def build_call(op: Overload) -> Callable[..., Any]:
     """The call path of ``op``: a function with the schema's signature."""
     schema = op.schema
@@ -203,7 +214,7 @@ def build_call(op: Overload) -> Callable[..., Any]:
     lines += ["keys = (keys | tls.include) & ~tls.exclude", "fn = table.get(keys)"]
     lines += ["if fn is None: fn = miss(keys)", f"return fn({_forwarded(schema)})"]
     source = f"def call({signature}):\n" + "".join(f"    {line}\n" for line in lines)
-    exec(compile(source, f"<call path of {op.qualname}>", "exec"), scope)
+    exec(_code(source), scope)
     call: Callable[..., Any] = scope["call"]
     call.__name__, call.__qualname__ = schema.name, op.qualname
     return call

@@ -78,7 +78,8 @@ class InfraMode(DispatchMode):
     def __enter__(self) -> Any:
         if getattr(tls, self.slot) is not None:
             raise RegistrationError(
-                f"the {self.slot} slot is taken by {getattr(tls, self.slot)!r}; it holds one mode at a time."
+                f"the {self.slot} slot is taken by {getattr(tls, self.slot)!r}; "
+                "it holds one mode at a time."
             )
         setattr(tls, self.slot, self)
         _sync_python_key()
@@ -141,7 +142,7 @@ def _handle(op: Overload, lower: int, args: tuple[Any, ...], kwargs: dict[str, A
         asked.append(f"mode {type(mode).__name__}")
     for cls in types:
         with exclude_keys(ABOVE_PYTHON):
-            result = cls.__plait_dispatch__(op, types, args, kwargs)  # type: ignore[attr-defined]
+            result = cls.__plait_dispatch__(op, types, args, kwargs)
         if result is not NotImplemented:
             return result
         asked.append(f"subclass {cls.__name__}")

@@ -27,6 +27,7 @@ class Overload:
     thread state and runs the kernel that its table holds for that keyset.
     """
 
+    call: Callable[..., Any]
     # Rule slots, filled by the operator's definition.
     shape_rule: Callable[..., Any] | None = None
     vjp: dict[str, Callable[..., Any]] | None = None
@@ -48,7 +49,13 @@ class Overload:
         self.tags = tags
         self.kernels: dict[DispatchKey | AliasKey, Kernel] = {}
         self.table: dict[int, Callable[..., Any]] = {}
-        self.call = build_call(self)
+
+    def __getattr__(self, name: str) -> Any:
+        # The call path is built when it is first asked for: a process uses few of the operators.
+        if name == "call":
+            call = self.call = build_call(self)
+            return call
+        raise AttributeError(f"{self.qualname}: an operator has no attribute {name!r}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.call(*args, **kwargs)
@@ -89,8 +96,8 @@ class Overload:
         earlier = self.kernels.get(key)
         if earlier is not None and not replace:
             raise RegistrationError(
-                f"{self.qualname}: a kernel for {key.name} is registered already, at {earlier.location}; "
-                "pass replace=True to put another in its place."
+                f"{self.qualname}: a kernel for {key.name} is registered already, at "
+                f"{earlier.location}; pass replace=True to put another in its place."
             )
         composite = isinstance(key, AliasKey)
         self.kernels[key] = Kernel(fn, calls_operators or composite, caller_location())
@@ -140,17 +147,37 @@ def caller_location(depth: int = 2) -> str:
 
 
 class OperatorPacket:
-    """All overloads of one operator name; calling it picks the first whose schema fits the arguments."""
+    """All overloads of one operator name, as attributes.
+
+    Calling it picks the first whose schema fits the arguments.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.overloads: dict[str, Overload] = {}
 
+    def add(self, op: Overload) -> None:
+        """Put ``op`` among the overloads, in place of one of the same name."""
+        self.overloads[op.schema.overload] = op
+        self._forget()
+
+    def remove(self, op: Overload) -> None:
+        """Take ``op`` out of the overloads."""
+        del self.overloads[op.schema.overload]
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the overloads that attribute access has kept."""
+        kept = [name for name, value in self.__dict__.items() if isinstance(value, Overload)]
+        for name in kept:
+            del self.__dict__[name]
+
     def __getattr__(self, overload: str) -> Overload:
         key = "" if overload == "default" else overload
         overloads = self.__dict__.get("overloads", {})
         if key in overloads:
-            found: Overload = overloads[key]
+            # Kept in the instance, so that the next access does not come here.
+            found: Overload = self.__dict__.setdefault(overload, overloads[key])
             return found
         raise AttributeError(
             f"{self.name} has no overload {overload!r}; it has: "

@@ -26,10 +26,10 @@ class _NoDefault:
 
 NO_DEFAULT: Final = _NoDefault()
 
-BASE_TYPES = frozenset(
-    "Tensor Scalar int SymInt float bool str ScalarType Device Layout MemoryFormat Generator "
-    "Opaque Any".split()
-)
+BASE_TYPES = frozenset((
+    "Tensor", "Scalar", "int", "SymInt", "float", "bool", "str", "ScalarType", "Device", "Layout",
+    "MemoryFormat", "Generator", "Opaque", "Any",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class AliasInfo:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A schema type: a base name, maybe a list (with optional elements or fixed size), maybe optional."""
+    """A schema type: a base name, maybe a list (optional elements, fixed size), maybe optional."""
 
     base: str
     is_list: bool = False
@@ -109,7 +109,9 @@ class Return:
 class FunctionSchema:
     """A parsed operator declaration.
 
-    >>> s = FunctionSchema.parse("aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor")
+    >>> s = FunctionSchema.parse(
+    ...     "aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor"
+    ... )
     >>> s.qualname, [a.name for a in s.kwonly], s.is_mutable
     ('aten::add.Tensor', ['alpha'], False)
     """
@@ -202,13 +204,14 @@ class _Parser:
         self.text = text
         self.tokens: list[tuple[str, str, int]] = []
         position = 0
-        while position < len(text.rstrip()):
-            match = _TOKEN.match(text, position)
-            if match is None:
-                raise SchemaError(f"schema: unexpected character at {position} in {text!r}")
+        for match in _TOKEN.finditer(text):
+            if match.start() != position:
+                break
             kind = match.lastgroup or ""
-            self.tokens.append((kind, match.group(kind), match.start(kind)))
+            self.tokens.append((kind, match[kind], match.start(kind)))
             position = match.end()
+        if position < len(text.rstrip()):
+            raise SchemaError(f"schema: unexpected character at {position} in {text!r}")
         self.at = 0
 
     def fail(self, expected: str) -> SchemaError:
