@@ -86,12 +86,12 @@ def _reduces_along_rows(kernel: Kernel) -> bool:
         if term.op != "reduce":
             continue
         found += 1
-        axis: Axis = term.attr[1]  # type: ignore[index]
+        axis: Axis = term.attr[1]
         if last in {free.name for free in axis.extent.free_symbols}:
             return True
         for load in walk(term.args[0]):
             if load.op == "load":
-                offset = load.attr[1]  # type: ignore[index]
+                offset = load.attr[1]
                 own += _stride(offset, axis.name) == 1
                 other += _stride(offset, last) == 1
     return found > 0 and own >= other
@@ -111,7 +111,7 @@ def _work(kernel: Kernel) -> Expr:
         total = total + extent * (2 + _own_work(store))
     for term in walk(*kernel.roots()):
         if term.op == "reduce":
-            axis = term.attr[1]  # type: ignore[index]
+            axis = term.attr[1]
             extent = axis.extent
             for outer in kernel.axes:
                 if outer.name in term.symbols:

@@ -221,7 +221,7 @@ class Nest:
             self._pass(group, frame)
 
     def _pass(self, group: list[Term], frame: Frame) -> None:
-        axis: Axis = group[0].attr[1]  # type: ignore[index]
+        axis: Axis = group[0].attr[1]
         bodies = [term.args[0] for term in group]
         self._passes(bodies, frame, [], None) if _levels(bodies, frame) else None
         self._hoist(bodies, axis.name, frame)
@@ -281,7 +281,7 @@ class Nest:
         names = {_axis_key(group[0]) for group in groups} | ({axis.name} if axis else set())
         if len(passes) < 2 or len(names) != 1:
             return
-        first = axis or groups[0][0].attr[1]  # type: ignore[index]
+        first = axis or groups[0][0].attr[1]
         extent = as_int(first.extent)
         if extent is None:
             return
@@ -328,7 +328,7 @@ def _roots(stores: Sequence[Store]) -> list[Term]:
 
 
 def _axis_key(term: Term) -> str:
-    name: str = term.attr[1].name  # type: ignore[index]
+    name: str = term.attr[1].name
     return name
 
 

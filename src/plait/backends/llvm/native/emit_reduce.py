@@ -45,7 +45,7 @@ class Accumulators:
         """Initial LLVM values; a search carries its best value and where it was."""
         carried = []
         for term in self.group:
-            kind, dtype = term.attr[0], term.args[0].dtype  # type: ignore[index]
+            kind, dtype = term.attr[0], term.args[0].dtype
             carried.append(self.space.const(dtype, neutral(kind, dtype)).raw)
             if kind in ("argmax", "argmin"):
                 carried.append(self.space.const("i64", 0).raw)
@@ -58,7 +58,7 @@ class Accumulators:
         results: list[Any] = []
         remaining = list(carried)
         for term, value in zip(self.group, values):
-            kind = term.attr[0]  # type: ignore[index]
+            kind = term.attr[0]
             old = Value(self.space, remaining.pop(0), value.dtype)
             value = Value(self.space, value.raw, value.dtype)
             if kind in ("argmax", "argmin"):
@@ -84,7 +84,7 @@ class Accumulators:
         values: list[Value] = []
         remaining = list(carried)
         for term in self.group:
-            kind, dtype = term.attr[0], term.args[0].dtype  # type: ignore[index]
+            kind, dtype = term.attr[0], term.args[0].dtype
             best = Value(self.space, remaining.pop(0), dtype)
             if kind in ("argmax", "argmin"):
                 place = Value(self.space, remaining.pop(0), "i64")

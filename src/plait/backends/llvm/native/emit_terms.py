@@ -108,7 +108,7 @@ class Terms:
         return frame.space.with_lanes(1).const(term.dtype, term.attr)
 
     def _emit_index(self, term: Term, frame: Frame) -> Value:
-        return emit_expr(term.attr, frame)  # type: ignore[arg-type]
+        return emit_expr(term.attr, frame)
 
     def _emit_load(self, term: Term, frame: Frame) -> Value:
         attr: Any = term.attr
@@ -138,7 +138,7 @@ class Terms:
 
     def _emit_philox(self, term: Term, frame: Frame) -> Value:
         seed, call = (self._operand(arg, frame) for arg in term.args)
-        element = emit_expr(term.attr, frame)  # type: ignore[arg-type]
+        element = emit_expr(term.attr, frame)
         lanes = max(v.space.lanes for v in (seed, call, element))
         space = frame.space if lanes > 1 else frame.space.with_lanes(1)
         return philox(*(widen(v, space) for v in (seed, call, element)))

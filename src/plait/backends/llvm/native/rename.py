@@ -41,7 +41,7 @@ def _renaming(kernel: Kernel) -> dict[str, Axis]:
     blocked: set[str] = set()
     for term in walk(*kernel.roots()):
         if term.op == "reduce":
-            axis: Axis = term.attr[1]  # type: ignore[index]
+            axis: Axis = term.attr[1]
             found[axis.name] = target = by_extent.setdefault(axis.extent, axis)
             if target.name != axis.name and _mixes(term, axis.name, target.name):
                 blocked.add(axis.name)
@@ -52,7 +52,7 @@ def _mixes(reduction: Term, old: str, new: str) -> bool:
     """Whether something under a reduction over `old` depends on both names."""
     for part in walk(reduction.args[0]):
         both = {old, new} <= part.symbols
-        binds = part.op == "reduce" and old in part.symbols and part.attr[1].name == new  # type: ignore[index]
+        binds = part.op == "reduce" and old in part.symbols and part.attr[1].name == new
         if both or binds:
             return True
     return new in reduction.symbols

@@ -1,0 +1,71 @@
+"""One native entry per plan: a CPython builtin that runs all steps and returns fresh arrays.
+
+    entry(*inputs) -> tuple[np.ndarray, ...]
+
+Inputs are arrays and ints in the plan's order. The generated driver reads sizes and data pointers
+from the array objects, allocates the outputs through NumPy's C API, takes temporaries from the
+arena, runs the kernels in order (large ones over the pool) and lets go of the GIL while much work
+is done. Everything lives on the stack of the call, so any number of threads may call one entry at
+once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from plait.backends.llvm.native import pool, python_abi
+from plait.backends.llvm.native.arena import arena_functions
+from plait.backends.llvm.native.blas import find_blas
+from plait.backends.llvm.native.driver import Driver
+from plait.backends.llvm.native.jit import compile_object, link_object, new_module
+from plait.backends.llvm.native.kernels import compile_kernels
+from plait.backends.llvm.native.status import failure_handler
+from plait.backends.llvm.plan import Check, Gemm, KernelCall, Plan
+
+__all__ = ["CompiledEntry", "build_entry"]
+
+_numbers = itertools.count()
+DRIVER_LEVEL = 1
+
+
+class CompiledEntry:
+    """The native form of a plan; `call` is the builtin itself, which is what hot paths use."""
+
+    __slots__ = ("call", "plan")
+
+    def __init__(self, plan: Plan, call: Callable[..., tuple[np.ndarray[Any, Any], ...]]) -> None:
+        self.plan = plan
+        self.call = call
+
+    def __call__(self, *inputs: Any) -> tuple[np.ndarray[Any, Any], ...]:
+        """Run the plan on arrays and ints in the order of its inputs; returns its outputs."""
+        return self.call(*inputs)
+
+
+def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntry:
+    """Compile a plan. A failed run-time check calls `raise_check`, whose exception the caller
+    gets.
+    """
+    kernels = [step.kernel for step in plan.steps if isinstance(step, KernelCall)]
+    compiled = iter(compile_kernels(kernels))
+    codes = [next(compiled) if isinstance(step, KernelCall) else None for step in plan.steps]
+    blas = find_blas() if any(isinstance(step, Gemm) for step in plan.steps) else None
+    name = f"plait_entry{next(_numbers)}"
+    module = new_module(name)
+    Driver(module, plan, codes, blas).emit(name)
+    imports = {
+        **python_abi.imports(),
+        **arena_functions(),
+        "plait_parallel_for": pool.parallel_for_address(),
+        **{code.name: code.address for code in codes if code is not None},
+    }
+    if blas is not None:
+        imports |= {f"plait_gemm_{dtype}": address for dtype, address in blas.gemm.items()}
+    address = link_object(compile_object(module, DRIVER_LEVEL), [name], imports)[name]
+    return CompiledEntry(
+        plan, python_abi.make_builtin(plan.name, address, failure_handler(plan, raise_check))
+    )
