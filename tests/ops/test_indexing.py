@@ -55,6 +55,13 @@ def test_decomposition(name: str, sample: SampleInput) -> None:
     compare.check_decomposition(name, sample)
 
 
+@pytest.mark.parametrize(
+    ("name", "sample"), [c for c in CALLS if lookup(c.values[0]).inplace is not None]
+)
+def test_inplace(name: str, sample: SampleInput) -> None:
+    compare.check_inplace(name, sample)
+
+
 X, LONG, F64 = make(3, 4), plait.int64, plait.float64
 # fmt: off
 REFUSED = [

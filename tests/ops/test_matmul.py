@@ -53,6 +53,13 @@ def test_decomposition(name: str, sample: SampleInput) -> None:
     compare.check_decomposition(name, sample)
 
 
+@pytest.mark.parametrize(
+    ("name", "sample"), [c for c in calls(*PRODUCTS) if lookup(c.values[0]).out is not None]
+)
+def test_out(name: str, sample: SampleInput) -> None:
+    compare.check_out(name, sample)
+
+
 F64, BOOL = plait.float64, make(2, 2, dtype=plait.bool_)
 # fmt: off
 REFUSED = [

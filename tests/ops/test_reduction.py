@@ -57,6 +57,13 @@ def test_decomposition(name: str, sample: SampleInput) -> None:
     compare.check_decomposition(name, sample)
 
 
+@pytest.mark.parametrize(
+    ("name", "sample"), [c for c in CALLS if lookup(c.values[0]).out is not None]
+)
+def test_out(name: str, sample: SampleInput) -> None:
+    compare.check_out(name, sample)
+
+
 # fmt: off
 REFUSED = [
     ("aten::sum.dim_IntList", SampleInput(make(2, 3), (2,), name="dim too large")),

@@ -267,6 +267,7 @@ define(
     },
     tags=(Tag.CORE,),
     kind="indexing",
+    inplace=True,
 )
 define(
     "aten::scatter.value(Tensor self, int dim, Tensor index, Scalar value) -> Tensor",
@@ -276,6 +277,7 @@ define(
     decomposition=_scatter_value_as_src,
     tags=(Tag.CORE,),
     kind="indexing",
+    inplace=True,
 )
 define(
     "aten::scatter_add(Tensor self, int dim, Tensor index, Tensor src) -> Tensor",
@@ -284,6 +286,7 @@ define(
     vjp={"self": lambda g: g, "src": _scatter_src_vjp},
     tags=(Tag.CORE,),
     kind="indexing",
+    inplace=True,
 )
 
 # ---------------------------------------------------------------- index_add

@@ -233,7 +233,7 @@ define(
     vjp={"self": lambda g, dim, keepdim, shape_of_self: _spread(g, shape_of_self, dim, keepdim)},
     tags=(Tag.REDUCTION, Tag.CORE),
     kind="reduction",
-    out=True,
+    out="IntList_out",
 )
 define(
     "aten::mean(Tensor self, *, ScalarType? dtype=None) -> Tensor",
@@ -253,7 +253,7 @@ define(
     decomposition=_mean_decomposition,
     tags=(Tag.REDUCTION, Tag.CORE),
     kind="reduction",
-    out=True,
+    out="out",
 )
 define(
     "aten::prod(Tensor self, *, ScalarType? dtype=None) -> Tensor",

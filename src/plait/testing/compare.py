@@ -297,7 +297,7 @@ def _torch_tensors(sample: SampleInput) -> list[Any]:
 
 def _differentiable(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype.is_floating:
-        return value.requires_grad_()
+        return value.detach().requires_grad_()
     return value
 
 
