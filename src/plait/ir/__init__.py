@@ -1,1 +1,1 @@
-"""The graph IR: graphs, descriptors, and the organs that build, print, verify and interpret them."""
+"""The graph IR: graphs, descriptors, and what builds, prints, verifies and interprets them."""

@@ -154,7 +154,7 @@ class BufferAOTInput(DifferentiableAOTInput):
 
 @dataclass(frozen=True)
 class PlainAOTInput(DifferentiableAOTInput):
-    """The ``idx``-th flat user input; ``label`` is its source expression (an argument's name and path)."""
+    """The ``idx``-th flat user input; ``label`` is its source (an argument's name and path)."""
 
     idx: int
     label: str = ""

@@ -1,4 +1,4 @@
-"""Does this operator alias, mutate, or draw random numbers? Answered by its schema and tags alone."""
+"""Does an operator alias, mutate, or draw random numbers? Its schema and tags answer."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The graph IR: a flat list of typed calls of dispatcher operators.
 
-A :class:`Graph` has inputs and outputs, each with a descriptor, and nodes in an order in which every
-value is made before it is used. Nodes have typed fields and no free-form dictionary; an operator
-with several results has several result values, so there are no projection nodes. Meaning: see
-``ir/interpret.py``.
+A :class:`Graph` has inputs and outputs, each with a descriptor, and nodes in an order in which
+every value is made before it is used. Nodes have typed fields and no free-form dictionary; an
+operator with several results has several result values, so there are no projection nodes. Meaning:
+see ``ir/interpret.py``.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Graph:
         self.output_descs: list[AOTOutput] = []
 
     def symbol_sources(self) -> dict[str, tuple[int, int | None]]:
-        """Where each symbol's value is read: symbol -> (input position, dimension; None for an int input)."""
+        """Where each symbol is read: (input position, dimension or None for an int input)."""
         sources: dict[str, tuple[int, int | None]] = {}
         for position, value in enumerate(self.inputs):
             if isinstance(value.type, IntType):

@@ -43,7 +43,8 @@ def node_text(node: Node) -> str:
     arguments = [argument_text(a) for a in node.args]
     arguments += [f"{k}={argument_text(v)}" for k, v in node.kwargs.items()]
     schema = node.op.schema
-    called = f"plait.ops.{schema.namespace}.{schema.name}.{schema.overload or 'default'}({', '.join(arguments)})"
+    path = f"plait.ops.{schema.namespace}.{schema.name}.{schema.overload or 'default'}"
+    called = f"{path}({', '.join(arguments)})"
     targets = ", ".join(v.name for v in node.results)
     return f"{targets} = {called}" if targets else called
 

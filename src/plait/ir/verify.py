@@ -10,7 +10,7 @@ __all__ = ["verify"]
 
 
 def verify(graph: Graph, *, functional: bool = False) -> Graph:
-    """Return ``graph`` if it is well formed, else raise InternalError showing the lines around the fault.
+    """``graph`` if it is well formed, else InternalError showing the lines around the fault.
 
     Checks: unique names, values made before use, arity of arguments, descriptors on every input and
     output, and, with ``functional``, that no node writes its arguments.
