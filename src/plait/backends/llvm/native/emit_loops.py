@@ -44,7 +44,8 @@ class Nest:
     def _element_bits(self) -> int:
         """Bits of the narrowest element that counts: 32 unless everything is 64 bits wide."""
         every = inside(self.kernel.roots(), lambda term: False)
-        return min(max(BITS[term.dtype], 32) for term in every if term.op not in ("const", "index"))
+        sized = (max(BITS[term.dtype], 32) for term in every if term.op not in ("const", "index"))
+        return min(sized, default=32)
 
     # Shapes of loops -----------------------------------------------------------------------------
 

@@ -24,10 +24,12 @@ def convert(value: Value, dtype: str) -> Value:
         return value
     if value.dtype == "bf16":
         return convert(_from_bfloat(value), dtype)
-    if dtype == "bf16":
-        return _to_bfloat(convert(value, "f32"))
     if dtype == "i1":
         return value.ne(0)
+    if dtype in ("f16", "bf16") and value.dtype == "f64":
+        return convert(_to_odd_single(value), dtype)
+    if dtype == "bf16":
+        return _to_bfloat(convert(value, "f32"))
     if value.is_float and dtype in FLOATS:
         return value.cast_float(dtype)
     if value.is_float:
@@ -46,6 +48,17 @@ def _to_bfloat(value: Value) -> Value:
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     kept = value.is_nan().where(value.space.const("u32", 0x7FC0), rounded)
     return Value(value.space, _resize(kept, "u16").raw, "bf16")
+
+
+def _to_odd_single(value: Value) -> Value:
+    """f64 to f32 rounded to odd, so that rounding once more to half precision is right."""
+    single = value.cast_float("f32")
+    back = single.cast_float("f64")
+    bits = single.bits()
+    over = back.abs().gt(value.abs())
+    truncated = over.where(bits - 1, bits)
+    inexact = back.lt(value) | back.gt(value)
+    return inexact.where(truncated | 1, bits).as_float()
 
 
 def _float_to_integer(value: Value, dtype: str) -> Value:

@@ -287,16 +287,16 @@ def tan(x: Value) -> Value:
 
 
 def _where_huge(x: Value, y: Value, which: int) -> Value:
-    """y, with the lanes of huge x recomputed one by one by `_huge_function` (a branch seldom
-    taken).
-    """
-    builder, lanes = x.space.builder, x.space.lanes
+    """y, with the lanes of huge x computed again one by one (a branch seldom taken)."""
+    builder = x.space.builder
     huge = (x.abs().gt(_table(x).trig_limit) & x.abs().lt(INF)).any_lane()
+    cells = [_cell(builder, value.raw.type) for value in (x, y)]
     before = builder.block
     with builder.if_then(huge, likely=False):
-        result = y.raw
-        for lane in range(lanes):
-            result = _one_huge_lane(x, y, which, lane, result)
+        for cell, value in zip(cells, (x, y)):
+            builder.store(value.raw, cell)
+        _each_huge_lane(x, cells, which)
+        result = builder.load(cells[1], typ=y.raw.type)
         inside = builder.block
     merged = builder.phi(y.raw.type)
     merged.add_incoming(y.raw, before)
@@ -304,19 +304,35 @@ def _where_huge(x: Value, y: Value, which: int) -> Value:
     return Value(x.space, merged, x.dtype)
 
 
-def _one_huge_lane(x: Value, y: Value, which: int, lane: int, result: Any) -> Any:
-    builder, vector = x.space.builder, x.space.lanes > 1
-    index = ir.IntType(32)(lane)
-    scalar_space = x.space.with_lanes(1)
-    old = builder.extract_element(y.raw, index) if vector else y.raw
-    one = scalar_space.value(builder.extract_element(x.raw, index) if vector else x.raw, x.dtype)
-    wide = one.cast_float("f64")
-    function = _huge_function(x.space)
-    exact = scalar_space.value(
-        builder.call(function, [wide.raw, ir.IntType(64)(which)]), "f64"
-    ).cast_float(x.dtype)
-    kept = one.abs().gt(_table(x).trig_limit).where(exact, scalar_space.value(old, x.dtype)).raw
-    return builder.insert_element(result, kept, index) if vector else kept
+def _cell(builder: Any, kind: Any) -> Any:
+    """Room on the stack for one value."""
+    with builder.goto_entry_block():
+        cell = builder.alloca(kind)
+    cell.type = ir.PointerType()  # llvmlite would keep the type of what it points to
+    return cell
+
+
+def _each_huge_lane(x: Value, cells: list[Any], which: int) -> None:
+    """for lane: if x[lane] is huge and finite, y[lane] = function(x[lane])."""
+    builder, scalar, word = x.space.builder, x.space.with_lanes(1), ir.IntType(64)
+    element = scalar.type(x.dtype)
+    before, loop = builder.block, builder.append_basic_block("lane")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    lane = builder.phi(word)
+    lane.add_incoming(word(0), before)
+    places = [builder.gep(cell, [lane], source_etype=element) for cell in cells]
+    one = scalar.value(builder.load(places[0], typ=element), x.dtype)
+    with builder.if_then((one.abs().gt(_table(x).trig_limit) & one.abs().lt(INF)).raw):
+        args = [one.cast_float("f64").raw, word(which)]
+        exact = scalar.value(builder.call(_huge_function(x.space), args), "f64")
+        builder.store(exact.cast_float(x.dtype).raw, places[1])
+    following = builder.add(lane, word(1))
+    lane.add_incoming(following, builder.block)
+    after = builder.append_basic_block("lanes_done")
+    more = builder.icmp_unsigned("<", following, word(x.space.lanes))
+    builder.cbranch(more, loop, after)
+    builder.position_at_end(after)
 
 
 def _huge_function(space: Space) -> Any:
