@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {"kernels": kernels, "training": training, "calls": calls}
 BASE = "torch_inductor"
 ROUND_SECONDS = 0.4
+ALLOWED_DIFFERENCE = 1e-4
 
 
 class Worker:
@@ -110,6 +111,8 @@ def take_turns(
                 failed.add(worker.name)
                 note(f"{work}: {worker.name} failed: {answer['error']}")
                 continue
+            if answer.get("difference", 0.0) > ALLOWED_DIFFERENCE:
+                note(f"{work}: {worker.name} is WRONG by {answer['difference']:.1e}")
             best[worker.name] = min(answer["value"], best.get(worker.name, float("inf")))
             differences.setdefault(worker.name, answer.get("difference", 0.0))
     unit = GROUPS[group].UNIT

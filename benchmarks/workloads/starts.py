@@ -44,7 +44,9 @@ def chain(length):
             x = ns.tanh(x * 1.01 + 0.5) - x
         return x.sum()
     return body
+forget = __import__("torch._dynamo")._dynamo.reset if ns.__name__ == "torch" else lambda: None
 def once(length):
+    forget()  # PyTorch would answer with what it compiled for the same code before
     compiled = ns.compile(chain(length), backend="aot_eager", fullgraph=True)
     start = time.perf_counter()
     compiled(x).backward()
