@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plait.capture.guards import GuardFailure, GuardSet
+from plait.capture.signature import Leaf
 from plait.capture.tracer import CapturedProgram
+from plait.symbolic.symint import SymInt
 from plait.tensor.tensor import Tensor
 
 __all__ = ["Entry", "Recompile", "Segment", "SizeHistory"]
@@ -61,18 +63,18 @@ class SizeHistory:
 
     def __init__(self, dynamic: bool | None) -> None:
         self.dynamic = dynamic
-        self._seen: dict[str, list[int | None]] = {}
+        self._seen: dict[str, tuple[int | SymInt, ...]] = {}
         self._varies: set[tuple[str, int]] = set()
 
-    def observe(self, program_leaves: list[Any]) -> None:
+    def observe(self, leaves: list[Leaf]) -> None:
         """Note the sizes of one call's tensors."""
-        for leaf in program_leaves:
+        for leaf in leaves:
             if not isinstance(leaf.value, Tensor):
                 continue
             shape = tuple(leaf.value.shape)
             seen = self._seen.get(leaf.access)
             if seen is None or len(seen) != len(shape):
-                self._seen[leaf.access] = list(shape)
+                self._seen[leaf.access] = shape
                 continue
             for dim, (before, now) in enumerate(zip(seen, shape, strict=True)):
                 if before != now:

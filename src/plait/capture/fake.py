@@ -29,8 +29,9 @@ class FakeTensor(Tensor):
         cls, op: Overload, types: tuple[type, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         raise CaptureError(
-            f"{op.qualname}: got a fake tensor outside the trace that made it; expected tensors with "
-            "memory. A traced function stored a tensor in a place that outlives it: return it instead."
+            f"{op.qualname}: got a fake tensor outside the trace that made it; expected tensors "
+            "with memory. A traced function stored a tensor in a place that outlives it: return it "
+            "instead."
         )
 
 
@@ -42,7 +43,7 @@ def meta_of(tensor: Tensor) -> TensorMeta:
 def fake_like(
     tensor: Tensor, cls: type[Tensor] = FakeTensor, meta: TensorMeta | None = None
 ) -> Tensor:
-    """A fake with the metadata of ``tensor`` (or ``meta``), its requires_grad, and a storage of its own."""
+    """A fake like ``tensor`` (or ``meta``), with its requires_grad and a storage of its own."""
     fake = make_fake(meta or meta_of(tensor), cls=cls)
     if tensor.requires_grad:
         fake._requires_grad = True

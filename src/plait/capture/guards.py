@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import optree
+
 from plait.base.epoch import module_changes
 from plait.capture.modules import ModuleState
 from plait.capture.reads import Place
@@ -20,6 +22,7 @@ from plait.capture.tracer import CapturedProgram, ProgramInput
 from plait.dispatch.state import tls
 from plait.symbolic.codegen import source as expr_source
 from plait.symbolic.expr import Expr
+from plait.tensor.layout import TensorMeta
 from plait.tensor.overlap import may_overlap
 from plait.tensor.tensor import Tensor
 
@@ -28,7 +31,7 @@ __all__ = ["GuardFailure", "GuardSet", "aliased_writes", "build_guards"]
 
 @dataclass(slots=True)
 class Step:
-    """``bind = read`` if ``bind``, then the test; ``what`` is the source text of the value tested."""
+    """``bind = read`` if ``bind``, then the test; ``what`` is the source of the value tested."""
 
     test: str = ""
     bind: str = ""
@@ -141,7 +144,7 @@ class ModuleGuard:
 
 
 def _function(source: str, scope: dict[str, Any], name: str) -> Callable[..., Any]:
-    """Compile source that this module wrote; it holds names and indices only, values come by scope."""
+    """Compile source written here: it holds names and indices only, values come by scope."""
     space = dict(scope)
     exec(compile(source, f"<plait {name}>", "exec"), space)
     function: Callable[..., Any] = space[name]
@@ -149,7 +152,7 @@ def _function(source: str, scope: dict[str, Any], name: str) -> Callable[..., An
 
 
 def _value(expression: str, scope: dict[str, Any]) -> Any:
-    return eval(compile(expression, "<plait guard>", "eval"), scope)  # noqa: S307  our own source
+    return eval(compile(expression, "<plait guard>", "eval"), scope)  # source written here
 
 
 def _bind(scope: dict[str, Any], names: str, value: Any) -> None:
@@ -260,7 +263,7 @@ class _Builder:
         self._sizes(name, i, what)
 
     def _sizes(self, name: str, i: ProgramInput, what: str) -> None:
-        shape = tuple(i.value.type.shape)  # type: ignore[union-attr]
+        shape = tuple(_tensor_type(i).shape)
         if not any(isinstance(s, Expr) for s in shape):
             expected = tuple(i.example.shape)
             self.test(
@@ -295,7 +298,7 @@ class _Builder:
             test = f"{name}._array.flags.c_contiguous"
             self.test(test, f"{what}.strides", "contiguous", f"{name}.stride()")
             return
-        strides = tuple(i.value.type.strides)  # type: ignore[union-attr]
+        strides = tuple(_tensor_type(i).strides)
         parts = [expr_source(s, self.symbols) if isinstance(s, Expr) else str(s) for s in strides]
         expected = f"({', '.join(parts)},)"
         self.test(f"{name}.strides == {expected}", f"{what}.strides", expected, f"{name}.strides")
@@ -350,6 +353,11 @@ class _Builder:
             )
 
 
+def _tensor_type(i: ProgramInput) -> TensorMeta:
+    assert isinstance(i.value.type, TensorMeta), "a captured program takes tensors alone"
+    return i.value.type
+
+
 def _frozen(value: Any) -> Any:
     """A copy that later changes of ``value`` do not reach."""
     if isinstance(value, list):
@@ -361,8 +369,6 @@ def _frozen(value: Any) -> Any:
 
 def _tree_flatten(value: Any, spec: Any) -> list[Any] | None:
     """The leaves of ``value`` if its structure is ``spec``."""
-    import optree
-
     leaves, found = optree.tree_flatten(value, none_is_leaf=True)
     return leaves if found == spec else None
 

@@ -46,7 +46,7 @@ class OwnedTensor:
 
 
 def tensors_of(module: Any, prefix: str = "") -> Iterator[OwnedTensor]:
-    """Parameters and buffers of ``module`` and below, with qualified names; shared ones more than once."""
+    """Parameters and buffers of ``module`` and below by qualified name; shared ones repeat."""
     for table, is_param in ((module._parameters, True), (module._buffers, False)):
         for key, tensor in table.items():
             if tensor is not None:
@@ -159,6 +159,7 @@ def _refuse_rebound(owners: Any, made: dict[int, Tensor]) -> None:
     for owned in owners:
         if owned.table.get(owned.key) is not made[id(owned.tensor)]:
             raise CaptureError(
-                f"compile: the traced function assigns a new tensor to module attribute {owned.name!r}; "
-                f"expected it to be changed in place (for example module.{owned.name}.copy_(value))."
+                "compile: the traced function assigns a new tensor to module attribute "
+                f"{owned.name!r}; expected it to be changed in place (for example "
+                f"module.{owned.name}.copy_(value))."
             )

@@ -14,7 +14,7 @@ from plait.dispatch.operator import Overload
 from plait.dispatch.state import tls
 from plait.ir.builder import GraphBuilder
 from plait.ir.graph import Frame, IntType, Node, Value
-from plait.symbolic.expr import Expr, expr_of
+from plait.symbolic.expr import expr_of
 from plait.symbolic.symint import SymInt
 from plait.tensor.layout import TensorMeta
 from plait.tensor.tensor import Tensor
@@ -60,8 +60,9 @@ class Recorder:
             return found
         if self.lift is None:
             raise CaptureError(
-                f"a tensor of shape {tuple(tensor.shape)} entered the graph {self.builder.graph.name!r} "
-                "from outside; expected only graph inputs and what is computed from them."
+                f"a tensor of shape {tuple(tensor.shape)} entered the graph "
+                f"{self.builder.graph.name!r} from outside; expected only graph inputs and "
+                "what is computed from them."
             )
         value = self.lift(tensor)
         self.bind(tensor, value)
@@ -125,8 +126,3 @@ class ProxyMode(InfraMode):
         results = op.call(*args, **kwargs)
         self.recorder.record(op, args, kwargs, results)
         return results
-
-
-def as_size(size: int | Expr, make: Callable[[Expr], SymInt]) -> Any:
-    """A graph size as a size of a fake tensor."""
-    return make(size) if isinstance(size, Expr) else size

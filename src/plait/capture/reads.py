@@ -12,7 +12,7 @@ import dis
 import enum
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ _MAX_ITEMS = 32
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value is read: ``root`` is an object, ``path`` the steps from it, ``text`` its source.
+    """Where a value is read: ``path`` are the steps from the object ``root``, ``text`` its source.
 
     A step is ("attr", name), ("item", key) or ("cell", None).
     """
@@ -88,7 +88,7 @@ def is_guardable(value: Any) -> bool:
 
 
 def reads_of(fn: Any) -> ExternalReads:
-    """The external reads of ``fn``: a function, a bound method, a partial, a module or a callable object."""
+    """The external reads of ``fn``: a function, method, partial, module or callable object."""
     walker = _Walker()
     walker.callable(fn, getattr(fn, "__name__", type(fn).__name__))
     return walker.found
@@ -119,8 +119,10 @@ class _Walker:
             self.function(fn, {})
         elif is_module_like(fn):
             self.module(fn, text)
-        elif not isinstance(fn, type | Overload | OperatorPacket | types.BuiltinFunctionType):
-            call = getattr(type(fn), "__call__", None)
+        elif callable(fn) and not isinstance(
+            fn, type | Overload | OperatorPacket | types.BuiltinFunctionType
+        ):
+            call = type(fn).__call__
             if isinstance(call, types.FunctionType):
                 self.method(call, fn, text)
 
@@ -133,7 +135,7 @@ class _Walker:
             self.function(fn, {names[0]: place} if names else {})
 
     def module(self, module: Any, text: str) -> None:
-        """A module: its forward and that of everything below it; its state is guarded by the epoch."""
+        """A module: its forward and that of all below it; its state is guarded by the epoch."""
         if id(module) in self.found.modules:
             return
         self.found.modules[id(module)] = (module, text)
@@ -182,7 +184,7 @@ class _Walker:
             self.chain(place, attrs)
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
-                self.code(constant, scope, cells | {n: p for n, p in local.items()}, {})
+                self.code(constant, scope, cells | local, {})
 
     def chain(self, place: Place, attrs: list[str]) -> None:
         """Follow plain attributes as far as they go, then judge the value found there."""
@@ -221,7 +223,7 @@ class _Walker:
             value, types.ModuleType | type | types.BuiltinFunctionType | Overload | OperatorPacket
         ):
             return
-        elif callable(value) and hasattr(type(value), "__call__") and place.path:
+        elif callable(value) and place.path:
             found.identities[place] = value
             self.callable(value, place.text)
         else:
@@ -287,6 +289,3 @@ _ROOTS: dict[str, str] = {
 def _root_of(instruction: dis.Instruction) -> tuple[str, str] | None:
     kind = _ROOTS.get(instruction.opname)
     return (kind, str(instruction.argval)) if kind else None
-
-
-Callback = Callable[[Any], None]

@@ -1,13 +1,13 @@
-"""The symbolic shape environment of one trace: symbols, their values now, and what was assumed of them.
+"""The symbolic shape environment of one trace: symbols, their values now, and assumptions on them.
 
-Every comparison of symbolic sizes that the trace makes is answered from the sizes of the example and
-remembered as a guard. Sizes 0 and 1 are never symbolic.
+Every comparison of symbolic sizes that the trace makes is answered from the sizes of the example
+and remembered as a guard. Sizes 0 and 1 are never symbolic.
 """
 
 from __future__ import annotations
 
-from plait.ir.graph import Frame
 from plait.capture.source import user_stack
+from plait.ir.graph import Frame
 from plait.symbolic.expr import BoolExpr, Expr, eq, not_, symbol
 from plait.symbolic.symint import SymInt
 
@@ -36,7 +36,7 @@ class ShapeEnv:
         self.frozen = False
 
     def size(self, value: int) -> Expr:
-        """The symbol of a dynamic size; equal example sizes share one (and a guard holds them equal)."""
+        """The symbol of a dynamic size; equal sizes share one (and a guard holds them equal)."""
         known = self._by_value.get(value)
         if known is None:
             name = f"s{len(self._by_value)}"
@@ -58,7 +58,7 @@ class ShapeEnv:
         holds = bool(condition.evaluate(self.values))
         if not self.frozen:
             assumed = condition if holds else not_(condition)
-            if assumed not in self.guards:
+            if isinstance(assumed, BoolExpr) and assumed not in self.guards:
                 self.guards[assumed] = ShapeGuard(assumed, user_stack())
         return holds
 

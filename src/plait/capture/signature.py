@@ -17,7 +17,7 @@ __all__ = ["Leaf", "Structure", "flatten_call", "label_of", "rebuild"]
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One leaf of the arguments: its value and the expression over ``args`` and ``kwargs`` that reads it."""
+    """One leaf of the arguments: its value, and the expression over the arguments that reads it."""
 
     value: Any
     access: str
@@ -68,7 +68,7 @@ def _walk(value: Any, access: str, leaves: list[Leaf], structures: list[Structur
 
 
 def rebuild(value: Any, leaves: list[Any]) -> Any:
-    """``value`` with its leaves replaced, in the order of :func:`flatten_call`, by those popped from ``leaves``."""
+    """``value`` with its leaves, in the order of :func:`flatten_call`, popped from ``leaves``."""
     cls = type(value)
     if cls is tuple or cls is list:
         return cls(rebuild(item, leaves) for item in value)
@@ -81,7 +81,7 @@ def rebuild(value: Any, leaves: list[Any]) -> Any:
 
 
 def label_of(access: str, parameter_names: tuple[str, ...]) -> str:
-    """The source text of a leaf: ``args[1]['w']`` as ``params['w']``, by the function's own names."""
+    """The source of a leaf by the function's own names: ``args[1]['w']`` as ``params['w']``."""
     if access.startswith("kwargs["):
         key, _, rest = access[len("kwargs[") :].partition("]")
         return key.strip("'\"") + rest

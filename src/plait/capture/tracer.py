@@ -15,15 +15,16 @@ from typing import Any
 import optree
 
 from plait.autograd.graph import Node
-from plait.base.errors import CaptureError, DataDependentError
-from plait.capture.fake import FakeMode, FakeTensor, fake_like, meta_of
-from plait.capture.modules import OwnedTensor, swapped
+from plait.base.errors import CaptureError
+from plait.base.names import identifier
+from plait.capture.fake import FakeMode, fake_like, meta_of
+from plait.capture.modules import OwnedTensor, is_module_like, swapped
 from plait.capture.proxy import Recorder, graph_meta
 from plait.capture.reads import ExternalReads, Place, extend_with_code, reads_of
 from plait.capture.shape_env import ShapeEnv
 from plait.capture.signature import Leaf, Structure, flatten_call, label_of, rebuild
 from plait.capture.source import is_library_file, user_stack
-from plait.base.names import identifier
+from plait.capture.traced import TracedTensor, at_user_line
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.modes import PreDispatchMode, tensors_in
 from plait.dispatch.operator import Overload
@@ -49,8 +50,8 @@ __all__ = ["CapturedProgram", "ProgramInput", "capture"]
 class ProgramInput:
     """One tensor input of a captured program and how a later call finds it.
 
-    Exactly one of ``access`` (an expression over the call's arguments), ``owned`` (a module's table)
-    and ``place`` (an external read) is set; a tensor with none is held itself, by identity.
+    Exactly one of ``access`` (an expression over the call's arguments), ``owned`` (a module's
+    table) and ``place`` (an external read) is set; a tensor with none is held itself, by identity.
     """
 
     desc: AOTInput
@@ -78,44 +79,6 @@ class CapturedProgram:
     by_identity: list[ProgramInput] = field(default_factory=list)
 
 
-class TracedTensor(FakeTensor):
-    """The fake that a traced function sees: what cannot be captured is refused at the user's line."""
-
-    def _read_data(self, what: str) -> Any:
-        raise DataDependentError(
-            f"compile: {what} reads the value of a tensor of shape {tuple(self.shape)} while the function "
-            f"is traced{_at_user_line()}; expected no decision on data. Keep the decision in operators "
-            "(where, masks), or move the read out of the compiled function."
-        )
-
-    def backward(self, *args: Any, **kwargs: Any) -> None:
-        raise _unsupported("Tensor.backward()", "use plait.grad, or plait.func.value_and_grad")
-
-    def register_hook(self, *args: Any, **kwargs: Any) -> Any:
-        raise _unsupported(
-            "Tensor.register_hook()", "register hooks on the results of the compiled function"
-        )
-
-    def retain_grad(self) -> None:
-        raise _unsupported("Tensor.retain_grad()", "return the tensor, and ask outside")
-
-    @property
-    def grad(self) -> Any:
-        raise _unsupported("Tensor.grad", "use plait.grad, or plait.func.value_and_grad")
-
-    @grad.setter
-    def grad(self, value: Any) -> None:
-        raise _unsupported("assignment to Tensor.grad", "return the gradient")
-
-    @property
-    def data(self) -> Any:
-        raise _unsupported("Tensor.data", "use detach()")
-
-    @data.setter
-    def data(self, value: Any) -> None:
-        raise _unsupported("assignment to Tensor.data", "use copy_() under no_grad")
-
-
 def function_operator(cls: Any, arguments: int, results: int) -> Overload:
     """The operator that stands for ``cls.apply`` in a graph: opaque arguments, tensor results."""
     declared = ", ".join(f"Any arg{i}" for i in range(arguments))
@@ -125,15 +88,6 @@ def function_operator(cls: Any, arguments: int, results: int) -> Overload:
     op.call = cls.apply
     op.kind = "autograd_function"
     return op
-
-
-def _at_user_line() -> str:
-    stack = user_stack()
-    return f" at {stack[-1][0]}:{stack[-1][1]} (in {stack[-1][2]})" if stack else ""
-
-
-def _unsupported(what: str, instead: str) -> CaptureError:
-    return CaptureError(f"compile: {what} cannot be captured{_at_user_line()}; {instead}.")
 
 
 class OuterHistory(Node):
@@ -220,7 +174,7 @@ class CaptureMode(PreDispatchMode):
     def _lift(self, tensor: Tensor) -> Value:
         raise CaptureError(
             f"compile: a tensor of shape {tuple(tensor.shape)} from another trace reached an "
-            f"operator{_at_user_line()}; expected tensors of this call."
+            f"operator{at_user_line()}; expected tensors of this call."
         )
 
     def _note_frames(self) -> None:
@@ -250,12 +204,9 @@ def capture(
     thread state are as before afterwards, also when ``fn`` raises.
     """
     leaves, structures = flatten_call(args, kwargs)
-    reads = reads_of(fn)
-    for leaf in leaves:
-        if not isinstance(leaf.value, Tensor) and callable(leaf.value):
-            _argument_reads(reads, leaf)
+    reads = _reads_of_call(fn, leaves)
     env = ShapeEnv()
-    roots = _roots(reads, fn)
+    roots = _roots(reads)
     names = _parameter_names(fn)
     inputs: list[ProgramInput] = []
     mode = CaptureMode(inputs, reads)
@@ -283,7 +234,7 @@ def capture(
         out_spec=out_spec,
         env=env,
         reads=reads,
-        module_roots=[(m, t) for m, t in _root_texts(reads, roots)],
+        module_roots=_root_texts(reads, roots),
         grad_enabled=grad_before,
         grad_enabled_after=grad_after,
         by_identity=[i for i in inputs if i.access is None and i.owned is None and i.place is None],
@@ -296,9 +247,16 @@ def _trace_user_function(
     return fn(*args, **kwargs)  # the user's stack begins above this frame; see source.user_stack
 
 
-def _argument_reads(reads: ExternalReads, leaf: Leaf) -> None:
-    from plait.capture.modules import is_module_like
+def _reads_of_call(fn: Callable[..., Any], leaves: list[Leaf]) -> ExternalReads:
+    """What ``fn`` and the callables among its arguments read from outside."""
+    reads = reads_of(fn)
+    for leaf in leaves:
+        if not isinstance(leaf.value, Tensor) and callable(leaf.value):
+            _argument_reads(reads, leaf)
+    return reads
 
+
+def _argument_reads(reads: ExternalReads, leaf: Leaf) -> None:
     found = reads_of(leaf.value)
     if is_module_like(leaf.value):
         found.modules[id(leaf.value)] = (leaf.value, leaf.access)
@@ -307,7 +265,7 @@ def _argument_reads(reads: ExternalReads, leaf: Leaf) -> None:
             mine.setdefault(key, value)
 
 
-def _roots(reads: ExternalReads, fn: Any) -> list[tuple[Any, str]]:
+def _roots(reads: ExternalReads) -> list[tuple[Any, str]]:
     """(module, prefix) of the modules that no other found module contains."""
     inside: set[int] = set()
 
@@ -345,7 +303,7 @@ def _fake_arguments(
     env: ShapeEnv,
     dynamic_dims: Callable[[str, int, int], bool],
 ) -> list[Any]:
-    """The arguments' leaves with tensors replaced by fakes bound to graph inputs; one fake per object."""
+    """The arguments' leaves, with one fake per tensor object, bound to a graph input."""
     fakes: list[Any] = []
     known: dict[int, Tensor] = {}
     storages: dict[int, Any] = {}
@@ -432,8 +390,9 @@ def _outputs(mode: CaptureMode, result: Any) -> Any:
             item = leaf
         else:
             raise CaptureError(
-                f"compile: result {idx} of the function is a {type(leaf).__name__}; expected tensors, "
-                "numbers, strings and None, in tuples, lists, dicts or registered pytree classes."
+                f"compile: result {idx} of the function is a {type(leaf).__name__}; expected "
+                "tensors, numbers, strings and None, in tuples, lists, dicts or "
+                "registered pytree classes."
             )
         mode.recorder.builder.output(item, PlainAOTOutput(idx))
     return spec
