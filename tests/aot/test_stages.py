@@ -12,8 +12,8 @@ from plait.aot.metadata import OutputType
 from plait.ir.descriptors import GradAOTOutput, ParamAOTInput, TangentAOTInput
 from plait.ir.graph import Graph, IntType, Value
 from plait.ir.verify import verify
-from plait.testing.programs import PROGRAMS, Program
 from plait.tensor.tensor import Tensor
+from plait.testing.programs import PROGRAMS, Program
 
 BY_NAME = {p.name: p for p in PROGRAMS}
 
@@ -129,7 +129,7 @@ def test_symbols_that_no_saved_tensor_shows_pass_as_ints() -> None:
     for rows in (3, 5):
         x = plait.ones(rows, 2, requires_grad=True)
         compiled(x).backward()
-        assert x.grad.tolist() == [[1.0, 1.0]] * rows
+        assert x.grad is not None and x.grad.tolist() == [[1.0, 1.0]] * rows
     backward = compiled.graphs()["backward"]
     assert [v.name for v in backward.inputs if isinstance(v.type, IntType)]
     assert all(isinstance(v, Value) for v in backward.inputs)
@@ -152,6 +152,7 @@ def test_dropout_draws_the_same_numbers(backend: str) -> None:
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
     sum(e.sum() for e in expected).backward()
     sum(g.sum() for g in got).backward()
+    assert x.grad is not None and y.grad is not None
     np.testing.assert_array_equal(x.grad.numpy(), y.grad.numpy())
     assert not np.array_equal(got[0].detach().numpy(), got[1].detach().numpy())
 
@@ -171,4 +172,4 @@ def test_user_defined_function_keeps_its_backward() -> None:
     compiled = plait.compile(lambda x: Twice.apply(x).sum(), backend="aot_eager")
     x = plait.ones(3, requires_grad=True)
     compiled(x).backward()
-    assert x.grad.tolist() == [100.0] * 3
+    assert x.grad is not None and x.grad.tolist() == [100.0] * 3

@@ -1,1 +1,1 @@
-"""Ahead-of-time autograd: from a captured graph to forward and backward graphs and their runtime."""
+"""Ahead-of-time autograd: from a captured graph to forward and backward graphs and a runtime."""

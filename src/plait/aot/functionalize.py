@@ -88,8 +88,8 @@ def handle_of(tensor: Tensor) -> _Handle:
     handle = tensor._trace
     if not isinstance(handle, _Handle):
         raise CaptureError(
-            f"aot: a tensor of shape {tuple(tensor.shape)} that is not functional entered the trace; "
-            "expected graph inputs and what is computed from them."
+            f"aot: a tensor of shape {tuple(tensor.shape)} that is not functional entered the "
+            "trace; expected graph inputs and what is computed from them."
         )
     return handle
 
@@ -124,7 +124,8 @@ def _write(tensor: Tensor, value: Tensor) -> None:
         inverse = step.op.view_inverse
         if inverse is None:
             raise CaptureError(
-                f"{step.op.qualname}: has no inverse, so a write through it cannot be functionalised."
+                f"{step.op.qualname}: has no inverse, so a write through it cannot be "
+                "functionalised."
             )
         new = (
             inverse(base, new, *step.args, **step.kwargs)
@@ -187,11 +188,12 @@ class FunctionalMode(InfraMode):
         return outer
 
     def _mutate(self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """An in-place or out operator: its functional form, then a write to each argument it writes."""
+        """An in-place or out operator: its functional form, then a write to each result."""
         functional = op.functional
         if functional is None:
             raise CaptureError(
-                f"{op.qualname}: writes its arguments and has no functional form; it cannot be compiled."
+                f"{op.qualname}: writes its arguments and has no functional form; "
+                "it cannot be compiled."
             )
         named = op.bind(args, kwargs)
         written = [named[name] for name in op.schema.mutated_names]

@@ -53,14 +53,13 @@ class InputSpec:
 
 @dataclass(slots=True)
 class JointGraph:
-    """A functional graph whose outputs are the forward returns, then one gradient per differentiable input.
+    """A functional graph: its outputs are the forward returns, then gradients of inputs.
 
     ``grad_inputs`` are the numbers of the inputs that have a gradient output; empty for inference.
     """
 
     graph: Graph
     meta: ViewAndMutationMeta
-    num_primals: int
     grad_inputs: list[int]
 
     @property
@@ -133,7 +132,7 @@ def trace_joint(
     finally:
         tls.grad_enabled, tls.node_source = saved_grad, saved_source
     graph = eliminate_dead_code(recorder.builder.graph)
-    return JointGraph(graph, meta, len(captured.inputs), grad_inputs)
+    return JointGraph(graph, meta, grad_inputs)
 
 
 def _evaluator(env: ShapeEnv) -> Any:
@@ -211,7 +210,7 @@ def _backward(
     outputs: Outputs,
     env: ShapeEnv,
 ) -> list[int]:
-    """Trace the tape from the differentiable forward returns to the inputs; the inputs that got a gradient."""
+    """Trace the tape from the forward returns to the inputs; numbers of those with a gradient."""
     returned = [arguments[i] for i in meta.mutated_inputs]
     returned += [t for _, t in outputs.plain] + [t for _, t in outputs.bases]
     differentiable = [k for k, t in enumerate(returned) if _takes_tangent(t, k, meta)]

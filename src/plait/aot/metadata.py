@@ -14,7 +14,6 @@ from plait.tensor.layout import TensorMeta
 
 __all__ = [
     "InputAliasInfo",
-    "MutationType",
     "OutputAliasInfo",
     "OutputType",
     "ViewAndMutationMeta",
@@ -33,16 +32,9 @@ class OutputType(Enum):
     CONSTANT = auto()  # a number, a size, a string, None
 
 
-class MutationType(Enum):
-    """Where the mutation of an input is carried out."""
-
-    NOT_MUTATED = auto()
-    MUTATED_OUT_GRAPH = auto()  # the graph returns the new value, the epilogue copies it
-
-
 @dataclass(frozen=True, slots=True)
 class ViewStep:
-    """One replayable view: ``op(base, *args, **kwargs)``, then result ``index`` if there are several.
+    """One replayable view: ``op(base, *args, **kwargs)``, then result ``index`` of several.
 
     Sizes among the arguments are ints or Exprs over the graph's symbols.
     """
@@ -76,20 +68,16 @@ class InputAliasInfo:
 
     is_leaf: bool
     requires_grad: bool
-    mutates_data: bool = False
+    mutates_data: bool = False  # the graph returns the new value, the epilogue copies it
     mutations_under_no_grad: bool = False
-
-    @property
-    def mutation_type(self) -> MutationType:
-        return MutationType.MUTATED_OUT_GRAPH if self.mutates_data else MutationType.NOT_MUTATED
 
 
 @dataclass(slots=True)
 class ViewAndMutationMeta:
     """The central record of one compiled function.
 
-    The forward graph returns, in this order: new values of mutated inputs, user outputs that are not
-    aliases, intermediate bases, and what is saved for backward.
+    The forward graph returns, in this order: new values of mutated inputs, user outputs that are
+    not aliases, intermediate bases, and what is saved for backward.
     """
 
     input_info: list[InputAliasInfo]
@@ -100,7 +88,6 @@ class ViewAndMutationMeta:
     tangent_outputs: list[int] = field(default_factory=list)  # forward return of each tangent
     num_random_calls: int = 0
     num_saved: int = 0
-    grad_enabled_mutation: bool | None = None
 
     @property
     def mutated_inputs(self) -> list[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.aot.joint import JointGraph
+from plait.base.names import NameScope
 from plait.ir.descriptors import (
     PhiloxForwardBaseOffsetAOTInput,
     PhiloxForwardSeedAOTInput,
@@ -22,7 +23,6 @@ from plait.ir.effects import is_impure, is_view
 from plait.ir.graph import Graph, IntType, Node, Value, map_values, values_in
 from plait.ir.passes.dce import eliminate_dead_code
 from plait.ir.verify import verify
-from plait.base.names import NameScope
 from plait.symbolic.expr import Expr
 from plait.tensor.layout import TensorMeta
 
@@ -79,8 +79,11 @@ def _ancestors(graph: Graph, roots: list[Any]) -> set[int]:
 
 
 def _backward_nodes(graph: Graph, grads: list[Any], forward: set[int]) -> list[Node]:
-    """The nodes of the backward, in order: what the gradients need and the forward does not make, and
-    views and constants made again."""
+    """The nodes of the backward, in order.
+
+    They are what the gradients need and the forward does not make, and views and constants made
+    again.
+    """
     live = {id(v) for v in values_in(grads)}
     chosen: list[Node] = []
     for node in reversed(graph.nodes):
@@ -189,7 +192,8 @@ def _exprs_of(item: Any) -> set[Expr]:
 def _exprs_of_type(type: TensorMeta | IntType) -> set[Expr]:
     if isinstance(type, IntType):
         return {type.expr}
-    return {s for s in (*type.shape, *type.strides) if isinstance(s, Expr)}
+    sizes: tuple[Any, ...] = (*type.shape, *type.strides)
+    return {s for s in sizes if isinstance(s, Expr)}
 
 
 def _needed_symbols(nodes: list[Node], inputs: list[Value], outputs: list[Any]) -> set[Any]:
@@ -202,7 +206,7 @@ def _needed_symbols(nodes: list[Node], inputs: list[Value], outputs: list[Any]) 
 
 
 def _bare_symbols(types: list[Any]) -> dict[str, Any]:
-    """Symbols that stand alone as a size of one of ``types``, so that their value can be read there."""
+    """Symbols that stand alone as a size of one of ``types``, where their value can be read."""
     found: dict[str, Any] = {}
     for type in types:
         for size in getattr(type, "shape", ()):

@@ -56,8 +56,8 @@ def compile_ahead(
 ) -> AOTProgram:
     """Compile ``captured`` for inputs as ``specs`` say.
 
-    A training program is made if grad mode is on and some input requires grad, unless no output does.
-    BackendCompilerFailed wraps what the backend raises.
+    A training program is made if grad mode is on and some input requires grad, unless no output
+    does. BackendCompilerFailed wraps what the backend raises.
     """
     times: dict[str, float] = {}
     started = time.perf_counter()
@@ -90,7 +90,6 @@ def compile_ahead(
             symbols=cut.symbols,
             grad_inputs=joint.grad_inputs,
             tangents=joint.meta.traced_tangents,
-            names=[v.name for v in forward.inputs],
         )
     else:
         forward = verify(joint.graph, functional=True)

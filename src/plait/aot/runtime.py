@@ -42,14 +42,12 @@ class BackwardProgram:
         symbols: list[str],
         grad_inputs: list[int],
         tangents: list[TensorMeta],
-        names: list[str],
     ) -> None:
         self.graph = graph
         self.saved_is_input = saved_is_input
         self.symbols = symbols
         self.grad_inputs = grad_inputs
         self.tangents = tangents
-        self.names = names
         self._compile = compile
         self._compiled: Compiled | None = None
 
@@ -96,15 +94,15 @@ class CompiledBackward(TapeNode):
     def apply(self, grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
         if tls.grad_enabled:
             raise AutogradError(
-                "backward: create_graph=True through a compiled function; its backward graph is not "
-                "itself differentiable. Take both derivatives inside the compiled function (plait.grad "
-                "there is traced), or run this function eagerly."
+                "backward: create_graph=True through a compiled function; its backward graph is "
+                "not itself differentiable. Take both derivatives inside the compiled function "
+                "(plait.grad there is traced), or run this function eagerly."
             )
         program = self.program
         if len(self.saved) != len(program.saved_is_input):
             raise AutogradError(
-                "backward: a second backward through a compiled function whose saved tensors were freed; "
-                "pass retain_graph=True to the first."
+                "backward: a second backward through a compiled function whose saved tensors were "
+                "freed; pass retain_graph=True to the first."
             )
         saved = [s.unpack(self) for s in self.saved]
         tangents = [self._tangent(k, g) for k, g in enumerate(grads)]
@@ -259,7 +257,7 @@ class Runtime:
         attach([returns[k] for k in self.meta.tangent_outputs], node)
 
     def _write(self, i: int, target: Tensor, value: Tensor) -> None:
-        """The epilogue of one mutation: copy the new value into the input; version and history follow."""
+        """The epilogue of a mutation: copy the value into the input; version and history follow."""
         copy = lookup("aten::copy_")
         if value._requires_grad and not self.meta.input_info[i].mutations_under_no_grad:
             copy(target, value)
