@@ -28,7 +28,7 @@ from plait.backends.llvm.plan import (
     SymbolSource,
     place_temporaries,
 )
-from plait.backends.llvm.schedule import Group, Schedule, linear_layout
+from plait.backends.llvm.schedule import Group, Schedule, blas_strides, linear_layout
 from plait.symbolic.expr import Expr, symbol
 
 __all__ = ["Assembled", "Interface", "assemble"]
@@ -154,17 +154,21 @@ class _Bindings:
             stage.shape[-2],
             stage.shape[-1],
             left.shape[-1],
-            self._operand(a, a_strides, a_offset),
-            self._operand(b, b_strides, b_offset),
-            self._operand(stage, stage.strides, ZERO),
+            self._operand(a, a_strides, a_offset, left.shape),
+            self._operand(b, b_strides, b_offset, stage.inputs[1].shape),
+            self._operand(stage, stage.strides, ZERO, stage.shape),
             name=stage.name,
         )
 
-    def _operand(self, root: Stage, strides: tuple[Expr, ...], offset: Expr) -> Operand:
+    def _operand(
+        self, root: Stage, strides: tuple[Expr, ...], offset: Expr, shape: tuple[Expr, ...]
+    ) -> Operand:
         place = self.places[root]
         if isinstance(place, ArenaRef):
             itemsize = NUMPY_DTYPES[root.dtype].itemsize
             place = ArenaRef(place.offset + offset * itemsize)
         else:
             place = place._replace(offset=place.offset + offset)
-        return Operand(place, strides[-2], strides[-1], strides[:-2])
+        matrix = blas_strides(strides, shape)
+        assert matrix is not None
+        return Operand(place, *matrix, strides[:-2])

@@ -35,9 +35,9 @@ from plait.backends.llvm.lowering.stage import (
     map_stage,
     root_of,
 )
-from plait.symbolic.expr import Expr, as_int, product
+from plait.symbolic.expr import Expr, as_int, ge, product
 
-__all__ = ["Group", "Schedule", "Unit", "linear_layout", "schedule"]
+__all__ = ["Group", "Schedule", "Unit", "blas_strides", "linear_layout", "schedule"]
 
 CHEAP = 4  # a map of this inline cost is recomputed rather than stored when read twice
 DEEP = 24  # maps computed inside each other: a bound on recursion, not on fusion
@@ -137,12 +137,19 @@ def linear_layout(stage: Stage, is_root: set[Stage]) -> tuple[Stage, tuple[Expr,
     return stage, tuple(ZERO if s is ZERO else next(rest) for s in symbols), linear[1]
 
 
-def blas_ready(strides: tuple[Expr, ...], shape: tuple[Expr, ...]) -> bool:
-    """Whether BLAS can read a matrix with these strides in place."""
+def blas_strides(strides: tuple[Expr, ...], shape: tuple[Expr, ...]) -> tuple[Expr, Expr] | None:
+    """(row, column) strides of a matrix as BLAS takes them, one of them 1; None if it cannot.
+
+    A dimension of size 1 gets whatever stride makes the other one readable.
+    """
     (rows, columns), (row, column) = shape[-2:], strides[-2:]
-    if column is ONE or columns is ONE:
-        return row is not ZERO or rows is ONE
-    return (row is ONE or rows is ONE) and column is not ZERO
+    if columns is ONE:
+        column, row = ONE, ONE if rows is ONE else row
+    elif rows is ONE:
+        row = columns if column is ONE else ONE
+    if column is ONE and ge(row, columns) is True:
+        return row, column
+    return (row, column) if row is ONE and ge(column, rows) is True else None
 
 
 # ---------------------------------------------------------------- what is stored
@@ -209,7 +216,7 @@ class _Storage:
     def _operand(self, operand: Stage) -> Stage:
         """The operand, or a copy of it where BLAS cannot read it in place."""
         found = linear_layout(operand, self.realised)
-        if found is not None and blas_ready(found[1], operand.shape):
+        if found is not None and blas_strides(found[1], operand.shape):
             self.realise(found[0], "read by a matrix product")
             return operand
         if operand not in self.copies:
