@@ -43,13 +43,13 @@ def compile(
 
     ``fn`` is a function, a bound method or a module; without it, a decorator is returned.
     ``backend`` is a name (see ``plait.list_backends``) or a callable ``(graph, options) ->
-    callable``. ``dynamic``: None makes a size symbolic once it was seen to vary, True makes all sizes
-    symbolic except 0 and 1, False none. ``options`` go to the backend.
+    callable``. ``dynamic``: None makes a size symbolic once it was seen to vary, True makes all
+    sizes symbolic except 0 and 1, False none. ``options`` go to the backend.
 
-    A call whose arguments, or whatever else the function reads, differ from what it was compiled for
-    compiles again; ``recompiles`` has the reasons. Raises DataDependentError where the function reads
-    a tensor's value, CaptureError for what cannot be captured, and what eager would raise for bad
-    arguments.
+    A call whose arguments, or whatever else the function reads, differ from what it was compiled
+    for compiles again; ``recompiles`` has the reasons. Raises DataDependentError where the function
+    reads a tensor's value, CaptureError for what cannot be captured, and what eager would raise for
+    bad arguments.
 
     >>> import plait
     >>> @plait.compile
@@ -254,7 +254,7 @@ class CompiledFunction:
         return found
 
     def kernels(self) -> list[Any]:
-        """The native kernels of the newest entry, forward first; a backward not yet compiled has none."""
+        """Native kernels of the newest entry, forward first; none of a backward not yet compiled."""
         latest = self._latest()
         made: Sequence[Any] = [latest.forward_compiled, *latest.backward_compiled]
         return [kernel for compiled in made for kernel in getattr(compiled, "kernels", ())]

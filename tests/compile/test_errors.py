@@ -1,4 +1,4 @@
-"""Bad input: the same exception class eager and compiled, at the user's line, with state restored."""
+"""Bad input: the same exception class eager and compiled, at the user's line, state restored."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ X = plait.ones(2, 3)
 @pytest.fixture(autouse=True)
 def state_is_as_before() -> Any:
     def state() -> Any:
-        return (tls.include, tls.exclude, tls.grad_enabled, tls.predispatch, tls.fake_mode, tls.proxy_mode,
-                tls.functional_mode, tls.node_source, list(tls.modes))  # fmt: skip
+        return (tls.include, tls.exclude, tls.grad_enabled, tls.predispatch, tls.fake_mode,
+                tls.proxy_mode, tls.functional_mode, tls.node_source, list(tls.modes))  # fmt: skip
 
     before = state()
     yield
@@ -185,7 +185,8 @@ def test_backends() -> None:
     with pytest.raises(BackendCompilerFailed, match="failing") as error:
         plait.compile(lambda x: x * 2.0, backend=failing)(X)
     assert isinstance(error.value.inner, KeyError)
+    no_callable: Any = 3
     with pytest.raises(BackendCompilerFailed, match="callable"):
-        plait.compile(lambda x: x * 2.0, backend=lambda graph, options: 3)(X)
+        plait.compile(lambda x: x * 2.0, backend=lambda graph, options: no_callable)(X)
     with pytest.raises(plait.PlaitError, match="callable"):
-        plait.compile(3)
+        plait.compile(no_callable)

@@ -1,4 +1,4 @@
-"""Compiled equals eager on every sample program: outputs, gradients, aliasing, inputs after the call."""
+"""Compiled equals eager on every sample program: outputs, gradients, aliasing, written inputs."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ def lookup_backend(backend: str | Backend) -> Backend:
         if callable(backend):
             return backend
         raise InvalidBackend(
-            f"compile: argument 'backend' is a {type(backend).__name__}; expected a name or a callable."
+            f"compile: argument 'backend' is a {type(backend).__name__}; "
+            "expected a name or a callable."
         )
     if backend in _registered:
         return _registered[backend][0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optree
@@ -18,6 +18,8 @@ import plait
 from plait.tensor.tensor import Tensor
 
 __all__ = ["PROGRAMS", "Program", "check_program", "program"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ class Program:
 PROGRAMS: list[Program] = []
 
 
-def program(*shapes: Any, grad: str = "all", seed: int = 0, tolerance: float = 1e-5) -> Any:
+def program(
+    *shapes: Any, grad: str = "all", seed: int = 0, tolerance: float = 1e-5
+) -> Callable[[F], F]:
     """Register the decorated function; a shape holds "n" where the leading size goes.
 
     ``grad`` is "all", "none", or the positions of the arguments that require grad ("02").
     """
 
-    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def register(fn: F) -> F:
         def inputs(rows: int) -> tuple[Any, ...]:
             rng = np.random.default_rng(seed)
             made = []
@@ -62,7 +66,7 @@ def program(*shapes: Any, grad: str = "all", seed: int = 0, tolerance: float = 1
     return register
 
 
-# --- pointwise, reductions, products ----------------------------------------------------------------
+# --- pointwise, reductions, products --------------------------------------------------------------
 
 
 @program(("n", 8), (8, 5), (5,))
@@ -126,7 +130,7 @@ def where_and_comparison(x: Any, y: Any) -> Any:
     return plait.where(x > y, x * 2.0, y - 1.0)
 
 
-# --- views --------------------------------------------------------------------------------------------
+# --- views ----------------------------------------------------------------------------------------
 
 
 @program(("n", 4, 6))
@@ -165,7 +169,7 @@ def expanded(x: Any, y: Any) -> Any:
     return (x.expand(y.shape[0], 6) * y).sum(0)
 
 
-# --- outputs that alias ---------------------------------------------------------------------------------
+# --- outputs that alias ---------------------------------------------------------------------------
 
 
 @program(("n", 4))
@@ -213,7 +217,7 @@ def detached_beside(x: Any) -> Any:
     return y, y.detach()
 
 
-# --- mutation -------------------------------------------------------------------------------------------
+# --- mutation -------------------------------------------------------------------------------------
 
 
 @program(("n", 4), ("n", 4), grad="1")
@@ -264,7 +268,7 @@ def written_under_no_grad(x: Any) -> Any:
     return y + x
 
 
-# --- structure, constants, gradients inside ---------------------------------------------------------------
+# --- structure, constants, gradients inside -------------------------------------------------------
 
 
 @program(("n", 4))
