@@ -254,7 +254,7 @@ class CompiledFunction:
         return found
 
     def kernels(self) -> list[Any]:
-        """Native kernels of the newest entry, forward first; none of a backward not yet compiled."""
+        """Native kernels of the newest entry, forward first; an uncompiled backward has none."""
         latest = self._latest()
         made: Sequence[Any] = [latest.forward_compiled, *latest.backward_compiled]
         return [kernel for compiled in made for kernel in getattr(compiled, "kernels", ())]
