@@ -1,11 +1,11 @@
 """The process's BLAS: NumPy's own OpenBLAS, its threads, and matrix products as ranges of items.
 
 One library serves eager and compiled code. Note [One pool]: OpenBLAS would split a product over
-threads of its own, which spin for milliseconds after each call and take processors from ours.
-Compiled code therefore asks it for one thread while a product runs (counted, see `Threads`) and
-splits the product itself: by rows or columns, the pieces fixed by shape. Where the library offers
-a callback for its threads, products of eager NumPy run on our pool too, so that there is never a
-second one.
+threads of its own; they wait for each other in busy loops (a product of 0.4 ms took 36 on a
+machine with other work) and spin for milliseconds after it, taking processors from ours. While
+products of compiled code run, the library is therefore kept to one thread, and the product is
+split over our pool, by rows or columns, the pieces fixed by shape. Between them it has its
+threads back, for eager NumPy.
 
 Owns the choice of library. Without one, products are plain generated loops, with a recorded reason.
 """
@@ -18,14 +18,18 @@ import glob
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 
-from plait.backends.llvm.native.jit import address_of
+from plait.backends.llvm.native.jit import address_of, compile_object, link_object, new_module
 from plait.base import log
 
-__all__ = ["Blas", "find_blas"]
+__all__ = ["Blas", "find_blas", "thread_guards"]
+
+I32 = ir.IntType(32)
 
 
 class Blas(NamedTuple):
@@ -36,10 +40,8 @@ class Blas(NamedTuple):
     """f32 and f64 -> cblas_sgemm, cblas_dgemm."""
     gemv: dict[str, int]
     integer_bits: int
-    set_threads: Any
-    """ctypes function `void (int)`, or None."""
-    set_callback: Any
-    """ctypes function that installs a threads callback, or None."""
+    threads: dict[str, int]
+    """get and set: functions `int ()` and `void (int)` of the library's threads; may be empty."""
 
 
 def _candidates() -> list[str]:
@@ -81,9 +83,16 @@ def _functions(path: str, library: ctypes.CDLL, prefix: str, suffix: str) -> Bla
         {"f32": address_of(find("cblas_sgemm")), "f64": address_of(find("cblas_dgemm"))},
         {"f32": address_of(find("cblas_sgemv")), "f64": address_of(find("cblas_dgemv"))},
         64 if suffix else 32,
-        find("openblas_set_num_threads"),
-        find("openblas_set_threads_callback_function"),
+        _thread_functions(find),
     )
+
+
+def _thread_functions(find: Callable[[str], Any]) -> dict[str, int]:
+    """The functions to ask for and set the library's threads, where it has both."""
+    found = {short: find(f"openblas_{short}_num_threads") for short in ("get", "set")}
+    if None in found.values():
+        return {}
+    return {short: address_of(function) for short, function in found.items()}
 
 
 @functools.cache
@@ -95,3 +104,68 @@ def find_blas() -> Blas | None:
             return found
     log.record("blas", "no BLAS library found; products are generated loops", platform=sys.platform)
     return None
+
+
+@functools.cache
+def thread_guards() -> dict[str, int]:
+    """Addresses of `void plait_blas_enter()` and `void plait_blas_leave()`, around products.
+
+    Between them the library runs one thread; calls nest and come from any thread, so they are
+    counted.
+    """
+    blas = find_blas()
+    module = new_module("blas_threads")
+    state = ir.GlobalVariable(module, ir.ArrayType(I32, 3), "plait_blas_state")
+    state.initializer = ir.Constant(state.value_type, None)
+    state.type = ir.PointerType()
+    names = ("plait_blas_enter", "plait_blas_leave")
+    for name in names:
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
+        builder = ir.IRBuilder(function.append_basic_block())
+        if blas is not None and blas.threads:
+            _define_guard(builder, state, entering=name == names[0])
+        builder.ret_void()
+    imports = {} if blas is None else {f"plait_blas_{k}": v for k, v in blas.threads.items()}
+    addresses = link_object(compile_object(module, 2), (*names, "plait_blas_state"), imports)
+    if hasattr(os, "register_at_fork"):
+        where = addresses["plait_blas_state"]
+        os.register_at_fork(after_in_child=lambda: ctypes.memset(where, 0, 12))
+    return addresses
+
+
+LOCK, INSIDE, BEFORE = 0, 1, 2  # words of the state
+
+
+def _define_guard(builder: Any, state: Any, *, entering: bool) -> None:
+    """Under a spin lock: count, and switch the library's threads at the first and last."""
+    get = (
+        ir.Function(builder.module, ir.FunctionType(I32, []), "plait_blas_get")
+        if entering
+        else None
+    )
+    put = builder.module.globals.get("plait_blas_set")
+    if put is None:
+        kind = ir.FunctionType(ir.VoidType(), [I32])
+        put = ir.Function(builder.module, kind, "plait_blas_set")
+
+    def word(number: int) -> Any:
+        where = builder.gep(state, [I32(number)], source_etype=I32)
+        where.type = I32.as_pointer()
+        return where
+
+    wait, held = builder.append_basic_block("wait"), builder.append_basic_block("held")
+    builder.branch(wait)
+    builder.position_at_end(wait)
+    before = builder.atomic_rmw("xchg", word(LOCK), I32(1), "acquire")
+    builder.cbranch(builder.icmp_signed("==", before, I32(0)), held, wait)
+    builder.position_at_end(held)
+    inside = builder.load(word(INSIDE), typ=I32)
+    changed = builder.add(inside, I32(1 if entering else -1))
+    builder.store(changed, word(INSIDE))
+    edge = inside if entering else changed
+    with builder.if_then(builder.icmp_signed("==", edge, I32(0))):
+        if entering:
+            builder.store(builder.call(get, []), word(BEFORE))
+        threads = I32(1) if entering else builder.load(word(BEFORE), typ=I32)
+        builder.call(put, [threads])
+    builder.store_atomic(I32(0), word(LOCK), "release", 4)

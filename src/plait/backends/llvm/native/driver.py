@@ -60,6 +60,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plait_parallel_for": (VOID, [POINTER, POINTER, POINTER, POINTER, I64, I64]),
     "plait_arena_take": (POINTER, [I64]),
     "plait_arena_give": (VOID, [POINTER]),
+    "plait_blas_enter": (VOID, []),
+    "plait_blas_leave": (VOID, []),
 }
 
 
@@ -330,7 +332,9 @@ class Driver:
         items, _ = gemm_items(step, self.frame)
         address = self.builder.bitcast(function, POINTER)
         args = (self._table(buffers, POINTER), self.symbol_table, self.status)
+        self.call("plait_blas_enter")
         self.call("plait_parallel_for", address, *args, items, I64(1))
+        self.call("plait_blas_leave")
 
     def _leave_on_failure(self, number: int) -> None:
         builder = self.builder

@@ -44,8 +44,8 @@ class Nest:
     def _element_bits(self) -> int:
         """Bits of the narrowest element that counts: 32 unless everything is 64 bits wide."""
         every = inside(self.kernel.roots(), lambda term: False)
-        sized = (max(BITS[term.dtype], 32) for term in every if term.op not in ("const", "index"))
-        return min(sized, default=32)
+        widths = [max(BITS[t.dtype], 32) for t in every if t.op not in ("const", "index")]
+        return min(widths, default=min(max(BITS[b.dtype], 32) for b in self.kernel.buffers))
 
     # Shapes of loops -----------------------------------------------------------------------------
 

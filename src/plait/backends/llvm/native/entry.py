@@ -19,7 +19,7 @@ import numpy as np
 
 from plait.backends.llvm.native import pool, python_abi
 from plait.backends.llvm.native.arena import arena_functions
-from plait.backends.llvm.native.blas import find_blas
+from plait.backends.llvm.native.blas import find_blas, thread_guards
 from plait.backends.llvm.native.driver import Driver
 from plait.backends.llvm.native.jit import compile_object, link_object, new_module
 from plait.backends.llvm.native.kernels import compile_kernels
@@ -53,7 +53,8 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
     kernels = [step.kernel for step in plan.steps if isinstance(step, KernelCall)]
     compiled = iter(compile_kernels(kernels))
     codes = [next(compiled) if isinstance(step, KernelCall) else None for step in plan.steps]
-    blas = find_blas() if any(isinstance(step, Gemm) for step in plan.steps) else None
+    has_products = any(isinstance(step, Gemm) for step in plan.steps)
+    blas = find_blas() if has_products else None
     name = f"plait_entry{next(_numbers)}"
     module = new_module(name)
     Driver(module, plan, codes, blas).emit(name)
@@ -63,6 +64,8 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
         "plait_parallel_for": pool.parallel_for_address(),
         **{code.name: code.address for code in codes if code is not None},
     }
+    if has_products:
+        imports |= thread_guards()
     if blas is not None:
         imports |= {f"plait_gemm_{dtype}": address for dtype, address in blas.gemm.items()}
     address = link_object(compile_object(module, DRIVER_LEVEL), [name], imports)[name]
