@@ -495,3 +495,24 @@ def test_values_shared_between_passes_agree_with_computing_them_again(monkeypatc
         run_kernel(kernel, [data, out, logs, data][: len(extra)])
         results.append(out)
     np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
+
+
+def test_axes_of_equal_extent_are_not_confused():
+    i, j, r, s = axis("i0", 3), axis("i1", 3), axis("r1", 3), axis("r0", 3)
+
+    def value(row, column):
+        left = B.load(0, row.symbol * 3 + column.symbol, "f32")
+        return B.binary("max", left, B.load(1, row.symbol, "f32"))
+
+    total = B.reduce("sum", r, B.reduce("sum", s, value(r, s)))
+    stores = [
+        Store(2, i.symbol * 3 + j.symbol, value(i, j), 2),
+        Store(3, ZERO, total, 0),
+        Store(4, i.symbol * 3 + j.symbol, B.binary("mul", value(i, j), total), 2),
+    ]
+    kernel = make(["f32", "f32", "f32>", "f32>", "f32>"], [i, j], stores)
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal(9).astype(np.float32), random.standard_normal(3)
+    out = [np.zeros(size, np.float32) for size in (9, 1, 9)]
+    native, expected, _ = both(kernel, [x, y.astype(np.float32), *out])
+    same(native, expected, 1e-6)

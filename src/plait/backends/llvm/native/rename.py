@@ -34,25 +34,27 @@ def share_axes(kernel: Kernel) -> Kernel:
 
 def _renaming(kernel: Kernel) -> dict[str, Axis]:
     """Name of a reduction axis -> the axis that takes its place."""
-    by_extent: dict[Expr, Axis] = {}
+    terms = list(walk(*kernel.roots()))
+    groups: dict[Expr, list[Axis]] = {}
     if kernel.axes and kernel.row_depth < len(kernel.axes):
-        by_extent[kernel.axes[-1].extent] = kernel.axes[-1]
+        groups[kernel.axes[-1].extent] = [kernel.axes[-1]]
     found: dict[str, Axis] = {}
-    blocked: set[str] = set()
-    for term in walk(*kernel.roots()):
-        if term.op == "reduce":
+    for term in terms:
+        if term.op == "reduce" and term.attr[1].name not in found:
             axis: Axis = term.attr[1]
-            found[axis.name] = target = by_extent.setdefault(axis.extent, axis)
-            if target.name != axis.name and _mixes(term, axis.name, target.name):
-                blocked.add(axis.name)
-    return {old: axis for old, axis in found.items() if old != axis.name and old not in blocked}
+            group = groups.setdefault(axis.extent, [])
+            if all(not _mix(terms, axis.name, other.name) for other in group):
+                group.append(axis)
+                found[axis.name] = group[0]
+    return {old: axis for old, axis in found.items() if old != axis.name}
 
 
-def _mixes(reduction: Term, old: str, new: str) -> bool:
-    """Whether something under a reduction over `old` depends on both names."""
-    for part in walk(reduction.args[0]):
-        both = {old, new} <= part.symbols
-        binds = part.op == "reduce" and old in part.symbols and part.attr[1].name == new
-        if both or binds:
+def _mix(terms: list[Term], one: str, other: str) -> bool:
+    """Whether some value depends on both axes, or reduces over one what depends on the other."""
+    for term in terms:
+        names = term.symbols
+        if term.op == "reduce" and term.attr[1].name in (one, other):
+            names = names | {term.attr[1].name}
+        if one in names and other in names:
             return True
-    return new in reduction.symbols
+    return False
