@@ -19,7 +19,7 @@ for family in pkgutil.iter_modules(ops.__path__):
 
 
 class Maker:
-    """Builds a graph by hand from sample arrays: `m.input(array)`, `m(op, ...)`, `m.run(outputs)`."""
+    """Builds a graph by hand: `m.input(array)`, `m(op, ...)`, `m.run(outputs)`."""
 
     def __init__(self):
         self.builder = GraphBuilder("test")

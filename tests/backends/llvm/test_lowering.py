@@ -33,8 +33,52 @@ def bools(*shape):
 
 SPECIAL = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1.5, -2.5], np.float32)
 
-UNARY = ["neg", "abs", "sign", "exp", "expm1", "sqrt", "rsqrt", "reciprocal", "erf", "sin", "cos", "tanh", "sigmoid", "relu", "silu", "square", "isnan", "isinf", "isfinite", "logical_not", "log", "log1p", "gelu", "clone", "floor", "ceil", "round", "trunc"]
-BINARY = ["mul", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "add", "sub", "div"]
+UNARY = [
+    "neg",
+    "abs",
+    "sign",
+    "exp",
+    "expm1",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "erf",
+    "sin",
+    "cos",
+    "tanh",
+    "sigmoid",
+    "relu",
+    "silu",
+    "square",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "logical_not",
+    "log",
+    "log1p",
+    "gelu",
+    "clone",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+]
+BINARY = [
+    "mul",
+    "maximum",
+    "minimum",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_and",
+    "logical_or",
+    "add",
+    "sub",
+    "div",
+]
 
 # fmt: off
 CALLS = [

@@ -7,7 +7,13 @@ from plait.ops import aten
 from plait.tensor.tensor import Tensor, from_numpy
 
 SIZES = (1, 2, 3, 4, 6)
-UNARY = [aten.neg.default, aten.tanh.default, aten.sigmoid.default, aten.relu.default, aten.abs.default]
+UNARY = [
+    aten.neg.default,
+    aten.tanh.default,
+    aten.sigmoid.default,
+    aten.relu.default,
+    aten.abs.default,
+]
 BINARY = [aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.maximum.default]
 
 
@@ -30,7 +36,15 @@ class Walk:
         return recent[self.rng.integers(len(recent))]
 
     def step(self):
-        kinds = [self.unary, self.binary, self.reduce, self.view, self.product, self.soft, self.join]
+        kinds = [
+            self.unary,
+            self.binary,
+            self.reduce,
+            self.view,
+            self.product,
+            self.soft,
+            self.join,
+        ]
         weights = np.array([3, 4, 3, 4, 1, 1, 1])
         kind = self.rng.choice(len(kinds), p=weights / weights.sum())
         call = kinds[kind](*self.pick())
@@ -87,7 +101,11 @@ class Walk:
         return aten.mm.default, [v, self.maker(aten.t.default, v)], [t, aten.t.default(t)], []
 
     def soft(self, v, t):
-        return (aten._softmax.default, [v], [t], [int(self.rng.integers(t.ndim)), False]) if t.ndim else None
+        return (
+            (aten._softmax.default, [v], [t], [int(self.rng.integers(t.ndim)), False])
+            if t.ndim
+            else None
+        )
 
     def join(self, v, t):
         if not t.ndim:

@@ -31,7 +31,7 @@ _START = {
 
 
 def print_kernel(kernel: Kernel) -> str:
-    """The kernel as a Python function; a comment gives the dtype and role of each buffer."""
+    """The kernel as a Python function `<name>_kernel`; a comment types its buffers."""
     return "\n".join(_Printer(kernel).lines) + "\n"
 
 
@@ -51,7 +51,7 @@ class _Printer:
         self.uses.update(id(root) for root in kernel.roots())
         params = [f"b{i}" for i in range(len(kernel.buffers))]
         roles = ", ".join(f"b{i}: {b.role} {b.dtype}" for i, b in enumerate(kernel.buffers))
-        self.line(0, f"def {kernel.name}({', '.join([*params, *kernel.sizes])}):  # {roles}")
+        self.line(0, f"def {kernel.name}_kernel({', '.join([*params, *kernel.sizes])}):  # {roles}")
         self.body(kernel)
 
     def line(self, indent: int, text: str) -> None:
