@@ -23,7 +23,7 @@ from plait.symbolic.expr import Expr, as_int, const
 __all__ = ["emit_gemm", "gemm_items"]
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
-SPLIT_WORK = 1 << 22
+SPLIT_WORK = 1 << 20
 """Multiply-adds from which a product is split into blocks."""
 BLOCK = 512
 """Rows or columns of a block: smaller ones pack the other matrix too often."""
@@ -211,7 +211,8 @@ class _Product:
 
         def cell(row: Any, column: Any) -> None:
             place = self._move(self._move(c, row, step.c.row_stride), column, step.c.col_stride)
-            total = builder.alloca(self.element)
+            with builder.goto_entry_block():
+                total = builder.alloca(self.element)
             total.type = POINTER
             builder.store(self.element(0.0), total)
 

@@ -47,8 +47,9 @@ FUNCTION, FIRST, SECOND, THIRD, ITEMS, GRAIN = 384, 392, 400, 408, 416, 424
 STATE_BYTES = 512
 
 OPEN = 1 << 32
-SPINS = 2000
-"""Rounds of waiting before a worker sleeps: about 50 microseconds."""
+SPINS = 6000
+"""Rounds of waiting before a worker sleeps, about 150 microseconds: longer than the serial kernels
+that stand between the parallel ones of a training step, since waking it costs 50 or more."""
 FUTEX_WAIT, FUTEX_WAKE = 128, 129  # private to the process
 _FUTEX_NUMBERS = {"x86_64": 202, "aarch64": 98}
 
@@ -307,7 +308,7 @@ class _Pool:
             names = (
                 "plait_parallel_for", "plait_worker", "plait_pool_stop", "plait_pool_state"
             )  # fmt: skip
-            self.addresses = link_object(compile_object(_build_module(), 2), names, imports)
+            self.addresses = link_object(compile_object(_build_module(), 0), names, imports)
         return self.addresses
 
     def resize(self, count: int) -> None:
