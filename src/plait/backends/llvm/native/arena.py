@@ -79,5 +79,5 @@ def arena_functions() -> dict[str, int]:
     library = ctypes.CDLL(None)
     imported = {name: address_of(getattr(library, name)) for name in ("aligned_alloc", "free")}
     return link_object(
-        compile_object(module, 2), ("plait_arena_take", "plait_arena_give"), imported
+        compile_object(module, 0), ("plait_arena_take", "plait_arena_give"), imported
     )

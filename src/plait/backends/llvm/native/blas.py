@@ -126,7 +126,7 @@ def thread_guards() -> dict[str, int]:
             _define_guard(builder, state, entering=name == names[0])
         builder.ret_void()
     imports = {} if blas is None else {f"plait_blas_{k}": v for k, v in blas.threads.items()}
-    addresses = link_object(compile_object(module, 2), (*names, "plait_blas_state"), imports)
+    addresses = link_object(compile_object(module, 0), (*names, "plait_blas_state"), imports)
     if hasattr(os, "register_at_fork"):
         where = addresses["plait_blas_state"]
         os.register_at_fork(after_in_child=lambda: ctypes.memset(where, 0, 12))

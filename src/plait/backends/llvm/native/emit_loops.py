@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from llvmlite import ir
 
 from plait.backends.llvm.loop.kernel import Kernel, Store
 from plait.backends.llvm.loop.terms import Axis, Term
@@ -17,16 +19,25 @@ from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar, growt
 from plait.backends.llvm.native.emit_memory import Memory, widen
 from plait.backends.llvm.native.emit_reduce import Accumulators
 from plait.backends.llvm.native.emit_terms import Scratch, Terms, alloca_row, inside, padded, work
-from plait.backends.llvm.native.vector import BITS, Space, Value
-from plait.symbolic.expr import as_int
+from plait.backends.llvm.native.vector import BITS, Space, Value, memory_type
+from plait.symbolic.expr import Expr, as_int
 
 __all__ = ["Nest"]
 
 Body = Callable[[Any, Value | None, list[Any]], list[Any]]
 
+I32, VOID = ir.IntType(32), ir.VoidType()
 DEAR = 8
 """Values of at least this many instructions are kept between passes instead of computed again."""
 STACK_ROW_BYTES = 1 << 16
+
+
+class Row(NamedTuple):
+    """A contiguous row of a buffer, worth having in the cache."""
+
+    start: Any
+    dtype: str
+    is_written: bool
 
 
 class Nest:
@@ -39,6 +50,9 @@ class Nest:
         self.entry = builder.block
         self.vector_bits = vector_bits
         self.terms = Terms(memory, self._reduce_now)
+        self.ahead: list[Row] = []
+        self.coming: list[Row] = []
+        self.rows: list[Row] = []
         self.native_lanes = vector_bits // self._element_bits()
 
     def _element_bits(self) -> int:
@@ -117,11 +131,14 @@ class Nest:
         roots = _roots(stores)
         last = depth == len(axes) - 1
         vector = bool(deeper) and last and frame.vector is None
+        self.coming = self._rows_to_write(deeper, axes[depth], frame) if vector else []
         self._passes(
             roots, frame, _roots(deeper) if vector else [], axes[depth] if vector else None
         )
         if deeper:
             self._hoist(_roots(deeper), axes[depth].name, frame)
+        if vector and depth:
+            self.ahead = self._next_rows(_roots(stores), axes[depth], axes[depth - 1], frame)
         self._write([store for store in stores if store.depth == depth], frame)
         if not deeper:
             return
@@ -131,6 +148,52 @@ class Nest:
         else:
             self._scalar_axis(axes[depth], frame, deeper, depth)
         self.terms.scratch = Scratch()
+        self.ahead = []
+
+    # Rows are brought into the cache while others are computed: a row often ends with its page,
+    # where the processor's own prefetching stops.
+
+    def _rows_to_write(self, stores: Sequence[Store], axis: Axis, frame: Frame) -> list[Row]:
+        """Rows of this point that will be stored contiguously."""
+        return [
+            self._row(store.buffer, store.offset, axis, frame, is_written=True)
+            for store in stores
+            if store.kind == "set" and not store.indices and self._is_row(store.offset, axis)
+        ]
+
+    def _next_rows(self, roots: list[Term], axis: Axis, outer: Axis, frame: Frame) -> list[Row]:
+        """Rows that the next point will load contiguously."""
+        rows: dict[Any, Row] = {}
+        for term in inside(roots, lambda term: False):
+            if term.op == "load" and outer.name in term.symbols:
+                buffer, offset = term.attr
+                step = growth(offset, outer.name)
+                if self._is_row(offset, axis) and step is not None:
+                    row = self._row(buffer, offset + step, axis, frame, is_written=False)
+                    rows[term.attr] = row
+        return list(rows.values())
+
+    def _is_row(self, offset: Expr, axis: Axis) -> bool:
+        extent, step = as_int(axis.extent), growth(offset, axis.name)
+        return (
+            extent is not None and 256 <= extent <= 8192 and step is not None and as_int(step) == 1
+        )
+
+    def _row(self, buffer: int, offset: Expr, axis: Axis, frame: Frame, *, is_written: bool) -> Row:
+        start = offset.substitute({s: 0 for s in offset.free_symbols if s.name == axis.name})
+        where = self.memory.address(buffer, emit_scalar(start, frame))
+        return Row(where, self.memory.dtypes[buffer], is_written)
+
+    def _touch(self, rows: list[Row], index: Any, space: Space) -> None:
+        """Prefetch what a vector at `index` covers of each row."""
+        for row in rows:
+            size = max(BITS[row.dtype] // 8, 1)
+            kind = memory_type(row.dtype)
+            for first in range(0, space.lanes, max(64 // size, 1)):
+                at = self.builder.add(index, I64(first))
+                where = self.builder.gep(row.start, [at], source_etype=kind)
+                flags = [I32(int(row.is_written)), I32(3), I32(1)]
+                space.intrinsic("llvm.prefetch", VOID, [where, *flags], [where.type])
 
     def elements(self, frame: Frame, begin: Any, end: Any) -> None:
         """A range of the only axis, by vectors."""
@@ -161,6 +224,8 @@ class Nest:
 
         def body(index: Any, mask: Value | None, _carried: list[Any]) -> list[Any]:
             inner = self._lane_frame(frame, axis.name, index, lanes, mask)
+            if mask is None:
+                self._touch(self.ahead, index, inner.space)
             self._passes(_roots(stores), inner, [], None)
             self._write(stores, inner)
             return []
@@ -219,6 +284,9 @@ class Nest:
         if frame.vector is None:
             self._plan_scratch(groups, final, axis)
         for group in groups:
+            rows, self.rows = self.coming if group is groups[-1] else [], []
+            self.coming = [] if group is groups[-1] else self.coming
+            self.rows = rows
             self._pass(group, frame)
 
     def _pass(self, group: list[Term], frame: Frame) -> None:
@@ -232,10 +300,13 @@ class Nest:
         by_lane = frame.vector is None and not nested
         lanes = self._lanes(bodies, axis) if by_lane else frame.lanes
         accumulators = Accumulators(group, Space(self.builder, lanes))
+        rows, self.rows = self.rows, []
 
         def body(index: Any, mask: Value | None, carried: list[Any]) -> list[Any]:
             if by_lane:
                 inner = self._lane_frame(frame, axis.name, index, lanes, mask)
+                if mask is None:
+                    self._touch(rows, index, inner.space)
             else:
                 inner = Frame(
                     frame, frame.space, {axis.name: index}, vector=frame.vector, mask=frame.mask
