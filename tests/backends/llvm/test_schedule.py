@@ -178,3 +178,18 @@ def test_equal_layers_give_equal_kernels(maker, rng):
     compiled, _ = maker.run(x)
     kernels = {s.kernel for s in compiled.programs[0].plan.steps if hasattr(s, "kernel")}
     assert len(kernels) == 1
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_heads_of_attention_are_batch_strides(rng, dynamic):
+    import plait
+
+    def attention(*qkv):
+        batch, length, _ = qkv[0].shape
+        q, k, v = (t.reshape(batch, length, 2, 4).transpose(1, 2) for t in qkv)
+        return plait.softmax(q @ k.transpose(-1, -2), -1) @ v
+
+    qkv = [plait.tensor(f(rng, 3, 5, 8)) for _ in range(3)]
+    compiled = plait.compile(attention, options={"execute": "interpret"}, dynamic=dynamic)
+    np.testing.assert_allclose(compiled(*qkv).numpy(), attention(*qkv).numpy(), rtol=1e-4)
+    assert [k.kind for k in compiled.kernels()] == ["gemm", "kernel", "gemm"]

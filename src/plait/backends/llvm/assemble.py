@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plait.backends.llvm.build import BuiltKernel, build_kernel
+from plait.backends.llvm.layouts import Layout, blas_strides, product_layout
 from plait.backends.llvm.loop.indexing import ZERO
 from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
 from plait.backends.llvm.lowering.stage import Stage
@@ -28,7 +29,7 @@ from plait.backends.llvm.plan import (
     SymbolSource,
     place_temporaries,
 )
-from plait.backends.llvm.schedule import Group, Schedule, blas_strides, linear_layout
+from plait.backends.llvm.schedule import Group, Schedule
 from plait.symbolic.expr import Expr, symbol
 
 __all__ = ["Assembled", "Interface", "assemble"]
@@ -87,19 +88,19 @@ class _Product:
     """A gemm stage with its operands as strided memory of stored stages."""
 
     stage: Stage
-    operands: tuple[tuple[Stage, tuple[Expr, ...], Expr], ...]
+    batch: tuple[Expr, ...]
+    operands: tuple[Layout, ...]
+    result: tuple[Expr, ...]
 
 
 def _build(group: Group, schedule: Schedule) -> BuiltKernel | _Product:
     if group.units[0].kind != "gemm":
         return build_kernel(group, schedule)
     stage = group.units[0].stage
-    found = []
-    for operand in stage.inputs:
-        layout = linear_layout(operand, schedule.realised)
-        assert layout is not None
-        found.append(layout)
-    return _Product(stage, tuple(found))
+    layout = product_layout(stage, schedule.realised)
+    operands = tuple(found for found in layout.operands if found is not None)
+    assert len(operands) == 2
+    return _Product(stage, layout.batch, operands, layout.result)
 
 
 def _touched(part: BuiltKernel | _Product) -> list[Stage]:
@@ -145,24 +146,22 @@ class _Bindings:
 
     def gemm(self, part: _Product) -> Gemm:
         """A bound product."""
-        stage = part.stage
-        (a, a_strides, a_offset), (b, b_strides, b_offset) = part.operands
-        left = stage.inputs[0]
+        stage, (a, b) = part.stage, part.operands
+        left, right = (x.shape for x in stage.inputs)
         return Gemm(
             stage.dtype,
-            stage.shape[:-2],
+            part.batch,
             stage.shape[-2],
             stage.shape[-1],
-            left.shape[-1],
-            self._operand(a, a_strides, a_offset, left.shape),
-            self._operand(b, b_strides, b_offset, stage.inputs[1].shape),
-            self._operand(stage, stage.strides, ZERO, stage.shape),
+            left[-1],
+            self._operand(a, left),
+            self._operand(b, right),
+            self._operand((stage, part.result, ZERO), stage.shape),
             name=stage.name,
         )
 
-    def _operand(
-        self, root: Stage, strides: tuple[Expr, ...], offset: Expr, shape: tuple[Expr, ...]
-    ) -> Operand:
+    def _operand(self, layout: Layout, shape: tuple[Expr, ...]) -> Operand:
+        root, strides, offset = layout
         place = self.places[root]
         if isinstance(place, ArenaRef):
             itemsize = NUMPY_DTYPES[root.dtype].itemsize

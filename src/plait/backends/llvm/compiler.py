@@ -15,12 +15,13 @@ from plait.backends.llvm.assemble import Assembled, Interface, assemble
 from plait.backends.llvm.build import BuiltKernel
 from plait.backends.llvm.decompose import Lowered, lower_graph
 from plait.backends.llvm.execute import InterpretedEntry
+from plait.backends.llvm.layouts import linear_layout
 from plait.backends.llvm.loop.indexing import dense_or_contiguous
 from plait.backends.llvm.loop.printer import print_kernel
 from plait.backends.llvm.lowering.context import meta_of, sizes
 from plait.backends.llvm.lowering.stage import Stage
 from plait.backends.llvm.plan import Check, Gemm, InputSpec, KernelCall, Plan, SymbolSource
-from plait.backends.llvm.schedule import Schedule, linear_layout, schedule
+from plait.backends.llvm.schedule import Schedule, schedule
 from plait.backends.llvm.segments import Segment, split
 from plait.base.errors import IndexOutOfRange, InvalidArgument
 from plait.base.log import record

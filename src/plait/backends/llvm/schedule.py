@@ -17,15 +17,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from plait.backends.llvm.evaluate import Evaluator
+from plait.backends.llvm.layouts import position_in_root, product_layout
 from plait.backends.llvm.loop.builder import DynamicIndex
-from plait.backends.llvm.loop.indexing import (
-    ONE,
-    ZERO,
-    dense_or_contiguous,
-    flatten,
-    linear_coefficients,
-    refine,
-)
+from plait.backends.llvm.loop.indexing import ONE, ZERO, dense_or_contiguous, flatten, refine
 from plait.backends.llvm.loop.terms import Axis
 from plait.backends.llvm.lowering.stage import (
     Index,
@@ -35,9 +29,9 @@ from plait.backends.llvm.lowering.stage import (
     map_stage,
     root_of,
 )
-from plait.symbolic.expr import Expr, as_int, ge, product
+from plait.symbolic.expr import Expr, as_int, product
 
-__all__ = ["Group", "Schedule", "Unit", "blas_strides", "linear_layout", "schedule"]
+__all__ = ["Group", "Schedule", "Unit", "schedule"]
 
 CHEAP = 4  # a map of this inline cost is recomputed rather than stored when read twice
 DEEP = 24  # maps computed inside each other: a bound on recursion, not on fusion
@@ -112,46 +106,6 @@ class Schedule:
     reasons: dict[Stage, str]
 
 
-# ---------------------------------------------------------------- layouts
-
-
-def linear_layout(stage: Stage, is_root: set[Stage]) -> tuple[Stage, tuple[Expr, ...], Expr] | None:
-    """(root, strides, offset) of a stage as strided memory of the first root under its views."""
-    index: Index = tuple(
-        Axis(f"d{k}", size).symbol if size is not ONE else ZERO
-        for k, size in enumerate(stage.shape)
-    )
-    symbols = list(index)
-    while stage.kind == "view" and stage not in is_root:
-        assert stage.remap is not None
-        index = stage.remap(index)
-        stage = stage.inputs[0]
-    offset = ZERO
-    for position, stride in zip(index, stage.strides, strict=True):
-        offset = offset + position * stride
-    moving = [s for s in symbols if s is not ZERO]
-    linear = linear_coefficients(offset, moving)
-    if linear is None:
-        return None
-    rest = iter(linear[0])
-    return stage, tuple(ZERO if s is ZERO else next(rest) for s in symbols), linear[1]
-
-
-def blas_strides(strides: tuple[Expr, ...], shape: tuple[Expr, ...]) -> tuple[Expr, Expr] | None:
-    """(row, column) strides of a matrix as BLAS takes them, one of them 1; None if it cannot.
-
-    A dimension of size 1 gets whatever stride makes the other one readable.
-    """
-    (rows, columns), (row, column) = shape[-2:], strides[-2:]
-    if columns is ONE:
-        column, row = ONE, ONE if rows is ONE else row
-    elif rows is ONE:
-        row = columns if column is ONE else ONE
-    if column is ONE and ge(row, columns) is True:
-        return row, column
-    return (row, column) if row is ONE and ge(column, rows) is True else None
-
-
 # ---------------------------------------------------------------- what is stored
 
 
@@ -211,14 +165,18 @@ class _Storage:
         if stage.kind in ("reduce", "gemm", "assemble"):
             self.realise(stage, f"a {stage.kind}")
         if stage.kind == "gemm":
-            stage.inputs = tuple(self._operand(operand) for operand in stage.inputs)
+            layout = product_layout(stage, self.realised)
+            stage.inputs = tuple(
+                self._copied(operand) if found is None else self._in_place(operand, found[0])
+                for operand, found in zip(stage.inputs, layout.operands)
+            )
 
-    def _operand(self, operand: Stage) -> Stage:
-        """The operand, or a copy of it where BLAS cannot read it in place."""
-        found = linear_layout(operand, self.realised)
-        if found is not None and blas_strides(found[1], operand.shape):
-            self.realise(found[0], "read by a matrix product")
-            return operand
+    def _in_place(self, operand: Stage, root: Stage) -> Stage:
+        self.realise(root, "read by a matrix product")
+        return operand
+
+    def _copied(self, operand: Stage) -> Stage:
+        """A copy of an operand that BLAS cannot read in place."""
         if operand not in self.copies:
             self.copies[operand] = map_stage(
                 f"{operand.name}_copy", "copy", operand.shape, operand.dtype, [operand],
@@ -229,7 +187,7 @@ class _Storage:
 
     def _optional(self, stage: Stage) -> None:
         """A map is stored when recomputing it where it is read would cost more."""
-        if stage.kind != "map":
+        if stage.kind != "map" or self._is_looked_through(stage):
             return
         below = [root_of(source) for source in stage.inputs]
         cost = stage.cost + sum(self.inline_cost.get(s, 0) for s in dict.fromkeys(below))
@@ -245,6 +203,14 @@ class _Storage:
         else:
             self.inline_cost[stage] = cost
             self.inline_depth[stage] = self._depth(below)
+
+    def _is_looked_through(self, stage: Stage) -> bool:
+        """Whether only products read this copy, and read what is under it instead."""
+        return (
+            stage.is_copy
+            and stage not in self.realised
+            and all(user.kind == "gemm" for user in self.users[stage])
+        )
 
     def _depth(self, below: list[Stage]) -> int:
         return 1 + max((self.inline_depth.get(s, 0) for s in below), default=0)
@@ -286,7 +252,8 @@ class _Scheduler:
         if stage.kind == "gemm":
             unit = Unit(stage, stage, "gemm")
             for operand in stage.inputs:
-                unit.reads.setdefault(self._stored_root(operand), [None])
+                root, _ = position_in_root(operand, self.storage.realised, through_copies=True)
+                unit.reads.setdefault(root, [None])
             return [unit]
         if stage.kind == "assemble":
             return [self._probe(Unit(p.source, stage, _piece_kind(p), p)) for p in stage.pieces]
@@ -294,11 +261,6 @@ class _Scheduler:
         if stage.kind == "reduce":
             kind = "row" if reduces_rows(stage) else "column"
         return [self._probe(Unit(stage, stage, kind))]
-
-    def _stored_root(self, stage: Stage) -> Stage:
-        while stage.kind == "view" and stage not in self.storage.realised:
-            stage = stage.inputs[0]
-        return stage
 
     def _probe(self, unit: Unit) -> Unit:
         """Fill in the space that a unit walks and what it reads there."""

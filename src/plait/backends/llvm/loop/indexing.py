@@ -91,9 +91,21 @@ def _blocks(source: Sequence[Expr], target: Sequence[Expr]) -> list[tuple[range,
             elif j < len(target):
                 b, j = b * target[j], j + 1
             else:
-                return [(range(len(source)), range(len(target)))]
+                return [*blocks, *_unproven(source, target, i0, j0)]
         blocks.append((range(i0, i), range(j0, j)))
     return [*blocks, (range(i, len(source)), range(j, len(target)))]
+
+
+def _unproven(
+    source: Sequence[Expr], target: Sequence[Expr], i: int, j: int
+) -> list[tuple[range, range]]:
+    """One block of what cannot be matched (a guard may say that s == 8), then equal last sizes."""
+    m, n = len(source), len(target)
+    last: list[tuple[range, range]] = []
+    while m > i + 1 and n > j + 1 and source[m - 1] is target[n - 1]:
+        m, n = m - 1, n - 1
+        last.insert(0, (range(m, m + 1), range(n, n + 1)))
+    return [(range(i, m), range(j, n)), *last]
 
 
 def refine(a: Sequence[Expr], b: Sequence[Expr]) -> Dims | None:

@@ -160,7 +160,6 @@ UNARY: dict[str, tuple[Callable[[T], T], int]] = {
     "relu": (lambda x: maximum(x, like(x, 0)), 1), "silu": (lambda x: mul(x, sigmoid(x)), DEAR),
     "square": (lambda x: mul(x, x), 1), "floor": (op1("floor"), 1), "ceil": (op1("ceil"), 1),
     "trunc": (op1("trunc"), 1), "round": (op1("round"), 1), "bitwise_not": (op1("not"), 1),
-    "clone": (lambda x: x, 0), "contiguous": (lambda x: x, 0), "positive": (lambda x: x, 0),
     "erfc": (lambda x: sub(like(x, 1.0), erf(x)), DEAR),
 }
 # Compute type: the type of the operand; result i1.
@@ -373,6 +372,14 @@ def mixed(
 def to_copy_rule(cx: Context, x: Stage, *rest: Any, **options: Any) -> Stage:
     """Conversion of the element type."""
     return cx.pointwise(lambda a: a, [x], x.dtype, cost=0)
+
+
+@lowers("aten::clone", "aten::contiguous", "aten::positive")
+def clone_rule(cx: Context, x: Stage, *rest: Any, **options: Any) -> Stage:
+    """The same elements in memory of their own."""
+    stage = cx.pointwise(lambda a: a, [x], x.dtype, cost=0)
+    stage.is_copy = True
+    return stage
 
 
 @lowers("aten::copy")

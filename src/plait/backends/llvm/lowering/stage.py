@@ -79,15 +79,18 @@ class Piece(NamedTuple):
 
 
 class Stage:
-    """One value. `strides` are those it gets when it is stored (dense)."""
+    """One value. `strides` are those it gets when it is stored (dense).
+
+    `is_copy`: a map that gives the elements of its input unchanged, at the same indices.
+    """
 
     __slots__ = (
-        "alpha",
         "body",
         "cost",
         "dims",
         "dtype",
         "inputs",
+        "is_copy",
         "kind",
         "name",
         "op",
@@ -125,7 +128,7 @@ class Stage:
         self.dims: tuple[int, ...] = ()
         self.ragged: tuple[int, Callable[[Index], Expr]] | None = None
         self.pieces: tuple[Piece, ...] = ()
-        self.alpha = 1.0
+        self.is_copy = False
 
     @property
     def numel(self) -> Expr:
