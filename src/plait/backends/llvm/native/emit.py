@@ -28,8 +28,14 @@ from plait.symbolic.expr import Expr, as_int, const
 __all__ = ["KERNEL_TYPE", "Layout", "emit_kernel", "layout_of"]
 
 KERNEL_TYPE = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER, I64, I64])
+MEMORY_WORK = 5
+"""What a load or store of one element counts for when work is weighed."""
 ELEMENT_GRAIN = 256
 """Items of a single-axis kernel are handed out in multiples of this: whole vectors of any width."""
+
+
+TILE = 16
+"""Rows done together by a kernel that reads along them: a cache line of f32."""
 
 
 class Layout(NamedTuple):
@@ -56,14 +62,8 @@ def layout_of(kernel: Kernel) -> Layout:
     items = const(1)
     for axis in counted:
         items = items * axis.extent
-    return Layout(
-        outer,
-        by_element,
-        items,
-        _work(kernel),
-        ELEMENT_GRAIN if by_element else 1,
-        kernel.is_serial,
-    )
+    grain = ELEMENT_GRAIN if by_element else TILE if _is_tiled(kernel, outer) else 1
+    return Layout(outer, by_element, items, _work(kernel), grain, kernel.is_serial)
 
 
 def _rows(kernel: Kernel) -> int:
@@ -108,7 +108,7 @@ def _work(kernel: Kernel) -> Expr:
         extent = const(1)
         for axis in kernel.axes[: store.depth]:
             extent = extent * axis.extent
-        total = total + extent * (2 + _own_work(store))
+        total = total + extent * (MEMORY_WORK + _own_work(store))
     for term in walk(*kernel.roots()):
         if term.op == "reduce":
             axis = term.attr[1]
@@ -122,7 +122,7 @@ def _work(kernel: Kernel) -> Expr:
 
 def _own_work(store: Store) -> int:
     outside = inside([store.value], lambda term: term.op == "reduce")
-    return sum(operation_cost(term.op) for term in outside)
+    return sum(operation_cost(t.op) + MEMORY_WORK * (t.op == "load") for t in outside)
 
 
 def _without_axes(total: Expr, kernel: Kernel) -> Expr:
@@ -163,12 +163,38 @@ def _rows_loop(nest: Nest, root: Frame, layout: Layout, begin: Any, end: Any) ->
     axes = nest.kernel.axes[: layout.outer]
     nest.hoist_above(root, axes)
 
-    def body(item: Any, _mask: Any, _carried: list[Any]) -> list[Any]:
-        frame = Frame(root, root.space, _unflatten(nest.builder, item, axes, root))
-        nest.point(frame, layout.outer, nest.kernel.stores)
+    def row(item: Any) -> Frame:
+        return Frame(root, root.space, _unflatten(nest.builder, item, axes, root))
+
+    def point(item: Any, _mask: Any, _carried: list[Any]) -> list[Any]:
+        nest.point(row(item), layout.outer, nest.kernel.stores)
         return []
 
-    nest.loop(begin, end, 1, [], body)
+    def tile(item: Any, _mask: Any, _carried: list[Any]) -> list[Any]:
+        builder = nest.builder
+        stop = builder.add(item, I64(TILE))
+        stop = builder.select(builder.icmp_signed("<", stop, end), stop, end)
+        nest.tile(row, nest.kernel.axes[-1], item, stop, root)
+        return []
+
+    if layout.grain == TILE:
+        nest.loop(begin, end, TILE, [], tile)
+    else:
+        nest.loop(begin, end, 1, [], point)
+
+
+def _is_tiled(kernel: Kernel, outer: int) -> bool:
+    """Whether rows should be done together: some load runs along them and strides over the row."""
+    if outer != len(kernel.axes) - 1 or outer == 0:
+        return False
+    if any(store.depth <= outer or store.kind == "add" or store.indices for store in kernel.stores):
+        return False
+    terms = list(walk(*kernel.roots()))
+    if any(term.op == "reduce" for term in terms):
+        return False
+    across, along = kernel.axes[-1].name, kernel.axes[-2].name
+    offsets = [term.attr[1] for term in terms if term.op == "load"]
+    return any(_stride(o, across) not in (0, 1) and _stride(o, along) == 1 for o in offsets)
 
 
 def _unflatten(builder: Any, item: Any, axes: tuple[Axis, ...], frame: Frame) -> dict[str, Any]:

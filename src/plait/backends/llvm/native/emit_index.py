@@ -6,7 +6,7 @@ over lanes, and what has been computed there. Must not know terms' meaning or me
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
@@ -14,15 +14,24 @@ from plait.backends.llvm.native.vector import Space, Value
 from plait.symbolic.bounds import is_nonnegative
 from plait.symbolic.expr import Expr, as_int, const
 
-__all__ = ["I64", "Frame", "emit_expr", "emit_scalar", "growth", "lane_stride"]
+__all__ = ["I64", "Frame", "Place", "emit_expr", "emit_scalar", "growth", "lane_stride"]
 
 I64 = ir.IntType(64)
+
+
+class Place(NamedTuple):
+    """A computed part of an offset, and the lanes where memory may be read (None: all)."""
+
+    offset: Value
+    readable: Value | None
 
 
 class Frame:
     """One loop level; values found in a parent dominate this one."""
 
-    __slots__ = ("axes", "bound", "exprs", "lanes", "mask", "parent", "space", "terms", "vector")
+    __slots__ = (
+        "axes", "bound", "exprs", "lanes", "mask", "parent", "places", "space", "terms", "vector"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -43,6 +52,8 @@ class Frame:
         """Lanes that exist, or None for all."""
         self.terms: dict[int, Value] = {}
         self.exprs: dict[Expr, Any] = {}
+        self.places: dict[int, Place] = {}
+        """Places of gathers found here for loops inside."""
         inherited: frozenset[str] = parent.bound if parent else frozenset()
         self.bound: frozenset[str] = inherited | axes.keys()
 
@@ -62,6 +73,15 @@ class Frame:
             found = frame.terms.get(term_id)
             if found is not None:
                 return found
+            frame = frame.parent
+        return None
+
+    def find_place(self, term_id: int) -> Place | None:
+        """The place of a gather found at this level or outside it."""
+        frame: Frame | None = self
+        while frame is not None:
+            if term_id in frame.places:
+                return frame.places[term_id]
             frame = frame.parent
         return None
 

@@ -202,6 +202,26 @@ class Nest:
         self._hoist(_roots(stores), axis.name, frame)
         self.vector_axis(axis, frame, list(stores), begin, end)
 
+    def tile(
+        self, rows: Callable[[Any], Frame], axis: Axis, start: Any, stop: Any, frame: Frame
+    ) -> None:
+        """Rows from start to stop, together for each vector of the last axis.
+
+        For loads that run along the rows: they meet the same cache lines while those are near.
+        """
+        stores, lanes = list(self.kernel.stores), self.native_lanes
+
+        def across(index: Any, mask: Value | None, _carried: list[Any]) -> list[Any]:
+            def along(item: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
+                inner = self._lane_frame(rows(item), axis.name, index, lanes, mask)
+                self._write(stores, inner)
+                return []
+
+            return self.loop(start, stop, 1, [], along)
+
+        extent = axis.extent
+        self.vector_loop(I64(0), emit_scalar(extent, frame), lanes, as_int(extent), [], across)
+
     def hoist_above(self, frame: Frame, axes: Sequence[Axis]) -> None:
         """Evaluate before the loop over items what depends on no axis at all."""
         roots = _roots(self.kernel.stores)
@@ -339,6 +359,8 @@ class Nest:
 
         def is_invariant(term: Term) -> bool:
             if axis in term.symbols or not term.symbols <= frame.bound:
+                if term.op == "gather" and self._has_fixed_place(term, axis, frame):
+                    self.terms.prepare_gather(term, frame)
                 return False
             if term.op != "const":
                 self.terms.evaluate(term, frame)
@@ -346,6 +368,14 @@ class Nest:
 
         for _ in inside(roots, is_invariant):
             pass
+
+    def _has_fixed_place(self, term: Term, axis: str, frame: Frame) -> bool:
+        """Whether a gather runs along `axis` from a place that does not depend on it."""
+        attr = term.attr
+        names = {s.name for d in attr.dims for e in (d.stride, d.size) for s in e.free_symbols}
+        for arg in term.args:
+            names |= arg.symbols
+        return axis not in names and names <= frame.bound and len(term.args) == len(attr.dims)
 
     def _plan_scratch(self, groups: list[list[Term]], final: list[Term], axis: Axis | None) -> None:
         """Choose the dear values that several passes over the row share, and give each a row."""

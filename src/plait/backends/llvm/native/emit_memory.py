@@ -12,7 +12,14 @@ from llvmlite import ir
 
 from plait.backends.llvm.loop.kernel import Store
 from plait.backends.llvm.loop.terms import GatherDim
-from plait.backends.llvm.native.emit_index import I64, Frame, emit_expr, emit_scalar, lane_stride
+from plait.backends.llvm.native.emit_index import (
+    I64,
+    Frame,
+    Place,
+    emit_expr,
+    emit_scalar,
+    lane_stride,
+)
 from plait.backends.llvm.native.emit_ops import BINARY, convert
 from plait.backends.llvm.native.vector import BITS, Space, Value, memory_type
 from plait.symbolic.expr import Expr, as_int
@@ -29,6 +36,17 @@ def widen(value: Value, space: Space) -> Value:
         return Value(space, value.raw, value.dtype)
     assert value.space.lanes == 1
     return space.splat(value.raw, value.dtype)
+
+
+def _both(masks: list[Value]) -> Value | None:
+    """All masks at once; scalars meet scalars, vectors vectors."""
+    if not masks:
+        return None
+    space = max((mask.space for mask in masks), key=lambda space: space.lanes)
+    first, *others = (widen(mask, space) for mask in masks)
+    for mask in others:
+        first = first & mask
+    return first
 
 
 class Memory:
@@ -83,8 +101,23 @@ class Memory:
         if stride is not None and as_int(stride) == 1:
             where = self.address(buffer, emit_scalar(offset, frame))
             return self.load_vector(where, self.dtypes[buffer], frame.space, self._all(frame, mask))
+        if stride is not None and mask is None and frame.mask is None:
+            return self._load_strided(buffer, offset, stride, frame)
         offsets = widen(emit_expr(offset, frame), frame.space)
         return self.gather(buffer, offsets, self._all(frame, mask))
+
+    def _load_strided(self, buffer: int, offset: Expr, stride: Expr, frame: Frame) -> Value:
+        """Elements a fixed step apart, one by one: better code than a gather gives."""
+        builder, dtype = self.builder, self.dtypes[buffer]
+        kind = self._memory_vector(dtype, frame.lanes)
+        first = self.address(buffer, emit_scalar(offset, frame))
+        result = ir.Constant(kind, ir.Undefined)
+        for lane in range(frame.lanes):
+            step = emit_scalar(stride * lane, frame)
+            where = builder.gep(first, [step], source_etype=memory_type(dtype))
+            element = builder.load(where, typ=memory_type(dtype))
+            result = builder.insert_element(result, element, I32(lane))
+        return self._from_memory(result, dtype, frame.space)
 
     def _all(self, frame: Frame, mask: Value | None) -> Value | None:
         """The lanes that exist and that the mask allows."""
@@ -181,16 +214,33 @@ class Memory:
         args = [raw, pointers, I32(self._bytes(value.dtype)), mask.raw]
         space.intrinsic("llvm.masked.scatter", ir.VoidType(), args, [raw.type, pointers.type])
 
-    def checked(
-        self, index: Value, dim: GatherDim, frame: Frame, allowed: Value | None
-    ) -> tuple[Value, Value]:
+    def load_moved(
+        self, buffer: int, base: Expr, place: Place, frame: Frame, mask: Value | None
+    ) -> Value:
+        """Element at `base` moved by a computed offset; zero and unread where a mask is false."""
+        stride = lane_stride(base, frame)
+        varies = frame.varies(frozenset(free.name for free in base.free_symbols))
+        masks = [m for m in (mask, place.readable) if m is not None]
+        lanes = max(value.space.lanes for value in (place.offset, *masks))
+        if lanes == 1 and varies and stride is not None and as_int(stride) == 1:
+            first = self.builder.add(emit_scalar(base, frame), place.offset.raw)
+            where = self.address(buffer, first)
+            allowed = self._all(frame, _both(masks))
+            return self.load_vector(where, self.dtypes[buffer], frame.space, allowed)
+        space = frame.space if varies or lanes > 1 else frame.space.with_lanes(1)
+        offsets = widen(emit_expr(base, frame), space) + widen(place.offset, space)
+        allowed = _both([widen(m, space) for m in masks])
+        if space.lanes > 1:
+            allowed = self._all(frame, allowed)
+        return self.gather(buffer, offsets, allowed)
+
+    def checked(self, index: Value, dim: GatherDim, frame: Frame) -> tuple[Value, Value]:
         """(index after wrapping, whether it is in range) of one computed index."""
         size = widen(emit_expr(dim.size, frame), index.space)
         if dim.wraps:
             index = index.lt(0).where(index + size, index)
         unsigned = Value(index.space, index.raw, "u64")
-        inside = unsigned.lt(Value(size.space, size.raw, "u64"))
-        return index, inside if allowed is None else inside & allowed
+        return index, unsigned.lt(Value(size.space, size.raw, "u64"))
 
     def store_computed(
         self, store: Store, indices: list[tuple[Value, GatherDim]], value: Value, frame: Frame
@@ -201,13 +251,12 @@ class Memory:
         """
         builder, scalar = self.builder, frame.space.with_lanes(1)
         offset = emit_scalar(store.offset, frame)
-        allowed: Value | None = None
+        allowed = scalar.const("i1", 1)
         for index, dim in indices:
-            index = convert(index, "i64")
-            index, allowed = self.checked(index, dim, frame, allowed)
+            index, within = self.checked(convert(index, "i64"), dim, frame)
+            allowed = allowed & within
             step = builder.mul(index.raw, emit_scalar(dim.stride, frame))
             offset = builder.add(offset, step)
-        allowed = scalar.const("i1", 1) if allowed is None else allowed
         if store.check is not None:
             self.report(~allowed, store.check)
         with builder.if_then(allowed.raw):

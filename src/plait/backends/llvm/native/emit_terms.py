@@ -12,10 +12,11 @@ from typing import Any
 from llvmlite import ir
 
 from plait.backends.llvm.loop.terms import GatherAttr, Term
-from plait.backends.llvm.native.emit_index import Frame, emit_expr
+from plait.backends.llvm.native.emit_index import Frame, Place, emit_expr
 from plait.backends.llvm.native.emit_memory import Memory, widen
 from plait.backends.llvm.native.emit_ops import apply, operation_cost
 from plait.backends.llvm.native.vector import BITS, Value, memory_type
+from plait.symbolic.expr import as_int
 
 __all__ = ["Scratch", "Terms", "alloca_row", "inside", "padded", "work"]
 
@@ -118,23 +119,45 @@ class Terms:
     def _emit_gather(self, term: Term, frame: Frame) -> Value:
         attr = term.attr
         assert isinstance(attr, GatherAttr)
-        args = [self._operand(arg, frame) for arg in term.args]
-        base = emit_expr(attr.base, frame)
-        lanes = max(a.space.lanes for a in (*args, base))
+        given = None
+        if len(term.args) > len(attr.dims):
+            given = self._operand(term.args[-1], frame)
+        place = frame.find_place(id(term))
+        if place is None:
+            place = self._place_of(term, frame, given)
+        return self.memory.load_moved(attr.buffer, attr.base, place, frame, given)
+
+    def prepare_gather(self, term: Term, frame: Frame) -> None:
+        """Find and check in this frame the place of a gather that a loop inside it runs along."""
+        if frame.find_place(id(term)) is None:
+            for arg in term.args:
+                self.evaluate(arg, frame)
+            frame.places[id(term)] = self._place_of(term, frame, None)
+
+    def _place_of(self, term: Term, frame: Frame, given: Value | None) -> Place:
+        """The computed part of a gather's offset, checked; places out of range become 0."""
+        attr = term.attr
+        assert isinstance(attr, GatherAttr)
+        args = [self._operand(arg, frame) for arg in term.args[: len(attr.dims)]]
+        lanes = max((a.space.lanes for a in (*args, *([given] if given else []))), default=1)
         space = frame.space if lanes > 1 else frame.space.with_lanes(1)
         existing = frame.mask if lanes > 1 else None
-        if len(args) > len(attr.dims):
-            given = widen(args[-1], space)
-            existing = given if existing is None else existing & given
-        offsets, allowed = widen(base, space), existing
+        if given is not None:
+            wide = widen(given, space)
+            existing = wide if existing is None else existing & wide
+        total, inside_all = space.const("i64", 0), space.const("i1", 1)
         for index, dim in zip(args, attr.dims):
             index = widen(apply("cast", [index], "i64"), space)
-            index, allowed = self.memory.checked(index, dim, frame, allowed)
-            offsets = offsets + index * widen(emit_expr(dim.stride, frame), space)
-        if attr.check is not None and allowed is not None:
-            failed = ~allowed if existing is None else existing & ~allowed
+            index, within = self.memory.checked(index, dim, frame)
+            index = within.where(index, 0)
+            inside_all = inside_all & within
+            total = total + index * widen(emit_expr(dim.stride, frame), space)
+        if attr.check is not None:
+            failed = ~inside_all if existing is None else existing & ~inside_all
             self.memory.report(failed, attr.check)
-        return self.memory.gather(attr.buffer, offsets, allowed)
+        sizes = [as_int(dim.size) for dim in attr.dims]
+        is_readable = all(size is not None and size > 0 for size in sizes)
+        return Place(total, None if is_readable else inside_all)
 
     def _emit_philox(self, term: Term, frame: Frame) -> Value:
         seed, call = (self._operand(arg, frame) for arg in term.args)
