@@ -187,18 +187,24 @@ def _mean_vjp(g: Tensor, dim: Any, keepdim: bool, shape_of_self: Shape) -> Any:
 
 
 def _prod_vjp(g: Tensor, self: Tensor, dim: Any, keepdim: bool) -> Any:
-    """The product of the other factors; written so that a factor of zero does no harm.
+    """The product of the other factors, written so that a factor of zero does no harm.
 
-    With one zero only its own derivative is not zero; with two, none is. Second derivatives hold
-    where no factor is zero.
+    One zero among the others is a factor of its own, so that second derivatives hold; two of them
+    leave nothing, up to the second derivative.
     """
     is_zero = aten.eq.Scalar(self, 0)
-    others = aten.prod.dim_int(aten.masked_fill.Scalar(self, is_zero, 1), dim, True)
-    zeros = aten.sum.dim_IntList(is_zero, (dim,), True)
-    at_zero = aten.masked_fill.Scalar(others * is_zero, aten.ne.Scalar(zeros, 1), 0)
-    elsewhere = others / aten.masked_fill.Scalar(self, is_zero, 1)
-    factor = aten.where.self(aten.eq.Scalar(zeros, 0), elsewhere, at_zero)
-    return restore(g, self.shape, (dim,), keepdim) * factor
+    nonzero = aten.masked_fill.Scalar(self, is_zero, 1)
+    zeros = aten.masked_fill.Scalar(self, aten.logical_not.default(is_zero), 0)
+    count = aten._to_copy.default(is_zero, dtype=dt.int64)
+    others = aten.sum.dim_IntList(count, (dim,), True) - count
+    other_zero = aten.sum.dim_IntList(zeros, (dim,), True) - zeros
+    factor = aten.where.self(
+        aten.eq.Scalar(others, 0),
+        aten.ones_like.default(self),
+        aten.masked_fill.Scalar(other_zero, aten.ne.Scalar(others, 1), 0),
+    )
+    rest = aten.prod.dim_int(nonzero, dim, True) / nonzero
+    return restore(g, self.shape, (dim,), keepdim) * (rest * factor)
 
 
 def _prod_all_vjp(g: Tensor, self: Tensor) -> Any:

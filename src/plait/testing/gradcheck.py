@@ -46,45 +46,37 @@ def gradcheck(
     """
     arguments = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
     positions = _checked_positions(arguments)
-    rng = np.random.default_rng(seed)
     outs = _results(fn(*arguments))
-    if not any(out.requires_grad for out in outs):
+    kept = [i for i, out in enumerate(outs) if out.requires_grad]
+    if not kept:
         raise AutogradError(
             "gradcheck: no result of the function requires grad; got "
             f"{len(outs)} result(s) of {len(positions)} argument(s) that do."
         )
-    kept = [i for i, out in enumerate(outs) if out.requires_grad]
-    for _ in range(directions):
-        weights = [_random(rng, outs[i]) for i in kept]
-        cotangents = [from_numpy(w) for w in weights]
-        found = grad(
-            [outs[i] for i in kept],
-            [arguments[p] for p in positions],
-            cotangents,
-            retain_graph=True,
-            allow_unused=True,
-        )
-
-        def weighed(p: int, moved: Array, weights: list[Array] = weights) -> float:
-            """<v, fn> with argument ``p`` replaced."""
-            replaced = from_numpy(moved).requires_grad_()
-            results = _results(fn(*arguments[:p], replaced, *arguments[p + 1 :]))
-            values = [_array(results[i]) for i in kept]
-            return float(sum(np.vdot(w, v) for w, v in zip(weights, values)))
-
-        for p, g in zip(positions, found, strict=True):
-            _compare(p, arguments[p], g, weighed, _random(rng, arguments[p]), eps, (rtol, atol))
+    for draw in range(directions):
+        rng = np.random.default_rng((seed, draw))
+        _check_direction(fn, arguments, positions, outs, kept, rng, eps, (rtol, atol))
     return True
 
 
-def gradgradcheck(fn: Function, inputs: Any, *, seed: int = 0, **options: Any) -> bool:
+def gradgradcheck(
+    fn: Function,
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    rtol: float = 1e-5,
+    atol: float = 1e-7,
+    directions: int = 2,
+    seed: int = 0,
+) -> bool:
     """Check the gradients of the gradients, by the arguments and by the cotangents; returns True.
 
-    Options and errors as for :func:`gradcheck`.
+    A gradient that does not require grad must be constant. Options and errors as for
+    :func:`gradcheck`.
     """
     arguments = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
     positions = _checked_positions(arguments)
-    rng = np.random.default_rng((seed, 1))
+    rng = np.random.default_rng((seed, directions))
     outs = [out for out in _results(fn(*arguments)) if out.requires_grad]
     cotangents = [from_numpy(_random(rng, out)).requires_grad_() for out in outs]
 
@@ -95,7 +87,47 @@ def gradgradcheck(fn: Function, inputs: Any, *, seed: int = 0, **options: Any) -
         found = grad(results, wanted, vs, create_graph=True, allow_unused=True)
         return tuple(g for g in found if g is not None)
 
-    return gradcheck(gradients, (*arguments, *cotangents), seed=seed, **options)
+    everything = (*arguments, *cotangents)
+    found = list(gradients(*everything))
+    kept = list(range(len(found)))
+    at = _checked_positions(everything)
+    for draw in range(directions):
+        rng = np.random.default_rng((seed, draw))
+        _check_direction(gradients, everything, at, found, kept, rng, eps, (rtol, atol))
+    return True
+
+
+def _check_direction(
+    fn: Function,
+    arguments: tuple[Any, ...],
+    positions: list[int],
+    outs: list[Tensor],
+    kept: list[int],
+    rng: np.random.Generator,
+    eps: float,
+    bounds: tuple[float, float],
+) -> None:
+    """Compare the gradients of the results ``kept``, for one cotangent and one direction each."""
+    weights = [_random(rng, outs[i]) for i in kept]
+    followed = [(outs[i], from_numpy(w)) for i, w in zip(kept, weights) if outs[i].requires_grad]
+    found: Sequence[Tensor | None] = [None] * len(positions)
+    if followed:
+        found = grad(
+            [out for out, _ in followed],
+            [arguments[p] for p in positions],
+            [w for _, w in followed],
+            retain_graph=True,
+            allow_unused=True,
+        )
+
+    def weighed(p: int, moved: Array) -> float:
+        """<v, fn> with argument ``p`` replaced."""
+        replaced = from_numpy(moved).requires_grad_()
+        results = _results(fn(*arguments[:p], replaced, *arguments[p + 1 :]))
+        return float(sum(np.vdot(w, _array(results[i])) for w, i in zip(weights, kept)))
+
+    for p, g in zip(positions, found, strict=True):
+        _compare(p, arguments[p], g, weighed, _random(rng, arguments[p]), eps, bounds)
 
 
 def _checked_positions(arguments: Sequence[Any]) -> list[int]:
@@ -126,7 +158,8 @@ def _compare(
     """Raise unless <g, u> is the slope of ``weighed`` along ``u``."""
     x = _array(argument)
     analytic = 0.0 if g is None else float(np.vdot(_array(g), u))
-    slope = (weighed(position, x + eps * u) - weighed(position, x - eps * u)) / (2 * eps)
+    ahead, behind = _moved(x, eps * u), _moved(x, -eps * u)
+    slope = (weighed(position, ahead) - weighed(position, behind)) / (2 * eps)
     bound = bounds[1] + bounds[0] * max(abs(slope), abs(analytic), float(np.linalg.norm(u)))
     if not abs(analytic - slope) <= bound:
         raise AutogradError(
@@ -134,6 +167,13 @@ def _compare(
             f"along a random direction got {analytic!r}; finite differences give {slope!r}; "
             f"allowed difference {bound:.3g}."
         )
+
+
+def _moved(x: Array, step: Array) -> Array:
+    """``x + step`` in the memory order of ``x``: some operators look at it."""
+    moved = x.copy(order="K")
+    moved += step
+    return moved
 
 
 def _results(out: Any) -> list[Tensor]:
@@ -145,4 +185,4 @@ def _array(t: Tensor) -> Array:
 
 
 def _random(rng: np.random.Generator, like: Tensor) -> Array:
-    return rng.uniform(-1, 1, like.shape).astype(like.dtype.numpy)
+    return np.asarray(rng.uniform(-1, 1, like.shape), like.dtype.numpy)
