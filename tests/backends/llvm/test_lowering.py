@@ -1,4 +1,4 @@
-"""Every lowered operator, interpreted, against its eager kernel."""
+"""Every lowered operator, interpreted and native, against its eager kernel."""
 
 # ruff: noqa: E501   (a table reads best with one kind of call a line)
 
@@ -150,14 +150,15 @@ def named(name):
 @pytest.mark.parametrize(
     "call", CALLS, ids=lambda c: c[0] + str([getattr(a, "shape", a) for a in c[1]])
 )
-def test_interpreted_equals_eager(one_call, call):
+@pytest.mark.parametrize("execute", ["interpret", pytest.param("native", marks=pytest.mark.slow)])
+def test_compiled_equals_eager(one_call, call, execute):
     name, args, *rest = call
     kwargs = rest[0] if rest else {}
     op = named(name)
     if op is None or op.is_composite:
         pytest.skip(f"{name} is not defined")
     maker, results = one_call(op, args, kwargs)
-    compiled, got = maker.run(*results)
+    compiled, got = maker.run(*results, execute=execute)
     assert not compiled.graph.outputs or len(compiled.programs) == 1
 
     def tensor(item):

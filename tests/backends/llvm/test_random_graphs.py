@@ -1,4 +1,4 @@
-"""Random graphs of views, maps, reductions and products: interpreted plans against eager."""
+"""Random graphs of views, maps, reductions and products: plans against eager."""
 
 import numpy as np
 import pytest
@@ -116,18 +116,28 @@ class Walk:
         return None
 
 
-@pytest.mark.parametrize("seed", range(120))
-def test_random_graph(maker, seed):
+def check(maker, seed, execute):
     walk = Walk(maker, seed)
     for _ in range(14):
         walk.step()
     count = int(walk.rng.integers(1, 5))
     picked = [walk.values[k] for k in walk.rng.integers(0, len(walk.values), count)]
     picked.append(walk.values[-1])
-    _, results = maker.run(*(v for v, _ in picked))
+    _, results = maker.run(*(v for v, _ in picked), execute=execute)
     for got, (value, want) in zip(results, picked, strict=True):
         want = want.numpy()
         assert got.shape == want.shape
         promised = zip(got.strides, value.type.strides, got.shape)
         assert all(s == 4 * t for s, t, n in promised if n > 1)
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_interpreted(maker, seed):
+    check(maker, seed, "interpret")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(200, 240))
+def test_native(maker, seed):
+    check(maker, seed, "native")
