@@ -516,3 +516,24 @@ def test_axes_of_equal_extent_are_not_confused():
     out = [np.zeros(size, np.float32) for size in (9, 1, 9)]
     native, expected, _ = both(kernel, [x, y.astype(np.float32), *out])
     same(native, expected, 1e-6)
+
+
+@pytest.mark.parametrize("columns", [3, 40, 1100])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_statistics_down_columns(batch, columns):
+    rows = 21
+    b, j, r, s = axis("i0", batch), axis("i1", columns), axis("r0", rows), axis("r1", rows)
+
+    def x(a):
+        return B.load(0, (b.symbol * rows + a.symbol) * columns + j.symbol, "f32")
+
+    mean = B.binary("mul", B.reduce("sum", r, x(r)), B.literal(1 / rows, "f32"))
+    apart = B.binary("sub", x(s), mean)
+    variance = B.reduce("sum", s, B.binary("mul", apart, apart))
+    place = b.symbol * columns + j.symbol
+    stores = [Store(1, place, mean, 2), Store(2, place, B.unary("sqrt", variance), 2)]
+    kernel = make(["f32", "f32>", "f32>"], [b, j], stores)
+    data = np.random.default_rng(0).standard_normal(batch * rows * columns).astype(np.float32)
+    out = [np.zeros(batch * columns, np.float32) for _ in range(2)]
+    native, expected, _ = both(kernel, [data, *out])
+    same(native, expected, 1e-5, 1e-6)

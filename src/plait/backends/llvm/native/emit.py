@@ -34,6 +34,8 @@ ELEMENT_GRAIN = 256
 """Items of a single-axis kernel are handed out in multiples of this: whole vectors of any width."""
 
 
+COLUMN_GRAIN = 512
+"""The same where each element is a reduction down a column: enough to read contiguously."""
 TILE = 16
 """Rows done together by a kernel that reads along them: a cache line of f32."""
 
@@ -62,7 +64,10 @@ def layout_of(kernel: Kernel) -> Layout:
     items = const(1)
     for axis in counted:
         items = items * axis.extent
-    grain = ELEMENT_GRAIN if by_element else TILE if _is_tiled(kernel, outer) else 1
+    grain = TILE if _is_tiled(kernel, outer) else 1
+    if by_element:
+        is_deep = any(term.op == "reduce" for term in walk(*kernel.roots()))
+        grain = COLUMN_GRAIN if is_deep else ELEMENT_GRAIN
     return Layout(outer, by_element, items, _work(kernel), grain, kernel.is_serial)
 
 

@@ -15,6 +15,7 @@ from llvmlite import ir
 
 from plait.backends.llvm.loop.kernel import Kernel, Store
 from plait.backends.llvm.loop.terms import Axis, Term
+from plait.backends.llvm.native.emit_columns import Columns, suits_columns
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar, growth
 from plait.backends.llvm.native.emit_memory import Memory, widen
 from plait.backends.llvm.native.emit_reduce import Accumulators
@@ -136,10 +137,10 @@ class Nest:
             roots, frame, _roots(deeper) if vector else [], axes[depth] if vector else None
         )
         if deeper:
-            self._hoist(_roots(deeper), axes[depth].name, frame)
+            self.hoist(_roots(deeper), axes[depth].name, frame)
         if vector and depth:
             self.ahead = self._next_rows(_roots(stores), axes[depth], axes[depth - 1], frame)
-        self._write([store for store in stores if store.depth == depth], frame)
+        self.write([store for store in stores if store.depth == depth], frame)
         if not deeper:
             return
         if vector:
@@ -199,7 +200,7 @@ class Nest:
         """A range of the only axis, by vectors."""
         axis, stores = self.kernel.axes[0], self.kernel.stores
         self._passes(_roots(stores), frame, [], None)
-        self._hoist(_roots(stores), axis.name, frame)
+        self.hoist(_roots(stores), axis.name, frame)
         self.vector_axis(axis, frame, list(stores), begin, end)
 
     def tile(
@@ -213,8 +214,8 @@ class Nest:
 
         def across(index: Any, mask: Value | None, _carried: list[Any]) -> list[Any]:
             def along(item: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
-                inner = self._lane_frame(rows(item), axis.name, index, lanes, mask)
-                self._write(stores, inner)
+                inner = self.lane_frame(rows(item), axis.name, index, lanes, mask)
+                self.write(stores, inner)
                 return []
 
             return self.loop(start, stop, 1, [], along)
@@ -227,7 +228,7 @@ class Nest:
         roots = _roots(self.kernel.stores)
         if axes:
             self._passes(roots, frame, [], None)
-            self._hoist(roots, axes[0].name, frame)
+            self.hoist(roots, axes[0].name, frame)
 
     def _scalar_axis(self, axis: Axis, frame: Frame, stores: list[Store], depth: int) -> None:
         def body(index: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
@@ -241,20 +242,25 @@ class Nest:
     ) -> None:
         """Stores over the innermost axis from start to stop, by vectors."""
         lanes = self._lanes(_roots(stores), axis, scalar=_must_be_scalar(stores, axis))
+        levels = _levels(_roots(stores), frame, axis.name)
+        if lanes > 1 and suits_columns(levels, axis):
+            Columns(self, axis, frame, stores).emit(levels, start, stop)
+            return
 
         def body(index: Any, mask: Value | None, _carried: list[Any]) -> list[Any]:
-            inner = self._lane_frame(frame, axis.name, index, lanes, mask)
+            inner = self.lane_frame(frame, axis.name, index, lanes, mask)
             if mask is None:
                 self._touch(self.ahead, index, inner.space)
             self._passes(_roots(stores), inner, [], None)
-            self._write(stores, inner)
+            self.write(stores, inner)
             return []
 
         self.vector_loop(start, stop, lanes, as_int(axis.extent), [], body)
 
-    def _lane_frame(
+    def lane_frame(
         self, frame: Frame, name: str, index: Any, lanes: int, mask: Value | None
     ) -> Frame:
+        """A frame for one vector of an axis."""
         vector = name if lanes > 1 else None
         return Frame(frame, Space(self.builder, lanes), {name: index}, vector=vector, mask=mask)
 
@@ -272,7 +278,8 @@ class Nest:
             lanes //= 2
         return lanes
 
-    def _write(self, stores: Sequence[Store], frame: Frame) -> None:
+    def write(self, stores: Sequence[Store], frame: Frame) -> None:
+        """Carry out stores at this point, or at each lane of it."""
         values = [self.terms.evaluate(store.value, frame) for store in stores]
         for store, value in zip(stores, values):
             if store.indices:
@@ -313,7 +320,7 @@ class Nest:
         axis: Axis = group[0].attr[1]
         bodies = [term.args[0] for term in group]
         self._passes(bodies, frame, [], None) if _levels(bodies, frame) else None
-        self._hoist(bodies, axis.name, frame)
+        self.hoist(bodies, axis.name, frame)
         nested = any(
             t.op == "reduce" and axis.name in t.symbols for t in inside(bodies, lambda t: False)
         )
@@ -324,7 +331,7 @@ class Nest:
 
         def body(index: Any, mask: Value | None, carried: list[Any]) -> list[Any]:
             if by_lane:
-                inner = self._lane_frame(frame, axis.name, index, lanes, mask)
+                inner = self.lane_frame(frame, axis.name, index, lanes, mask)
                 if mask is None:
                     self._touch(rows, index, inner.space)
             else:
@@ -354,7 +361,7 @@ class Nest:
         assert found is not None
         return found
 
-    def _hoist(self, roots: list[Term], axis: str, frame: Frame) -> None:
+    def hoist(self, roots: list[Term], axis: str, frame: Frame) -> None:
         """Evaluate here what the loop over `axis` needs and does not change."""
 
         def is_invariant(term: Term) -> bool:
@@ -434,8 +441,12 @@ def _axis_key(term: Term) -> str:
     return name
 
 
-def _levels(roots: list[Term], frame: Frame) -> list[list[Term]]:
-    """Reductions under `roots` that this frame can run and has not, by depth of dependence."""
+def _levels(roots: list[Term], frame: Frame, lane: str = "") -> list[list[Term]]:
+    """Reductions under `roots` that this frame can run and has not, by depth of dependence.
+
+    `lane`: an axis that is about to run over lanes of the frame.
+    """
+    bound = frame.bound | {lane}
     level_of: dict[int, int] = {}
     levels: list[list[Term]] = []
 
@@ -444,7 +455,7 @@ def _levels(roots: list[Term], frame: Frame) -> list[list[Term]]:
 
     for term in inside(roots, is_known):
         level = max((level_of.get(id(arg), 0) for arg in term.args), default=0)
-        if term.op == "reduce" and term.symbols <= frame.bound:
+        if term.op == "reduce" and term.symbols <= bound:
             while len(levels) <= level:
                 levels.append([])
             levels[level].append(term)

@@ -41,6 +41,24 @@ class Accumulators:
         self.group = group
         self.space = space.relaxed()
 
+    def dtypes(self) -> list[str]:
+        """Element types of the carried values."""
+        kinds: list[str] = []
+        for term in self.group:
+            kinds.append(term.args[0].dtype)
+            if term.attr[0] in ("argmax", "argmin"):
+                kinds.append("i64")
+        return kinds
+
+    def results(self, carried: list[Any]) -> list[Any]:
+        """Of as many things as there are carried values, those that are the results."""
+        found = []
+        remaining = list(carried)
+        for term in self.group:
+            first = remaining.pop(0)
+            found.append(remaining.pop(0) if term.attr[0] in ("argmax", "argmin") else first)
+        return found
+
     def start(self) -> list[Any]:
         """Initial LLVM values; a search carries its best value and where it was."""
         carried = []
