@@ -43,7 +43,8 @@ class Interface:
     inputs: tuple[InputSpec, ...]
     symbols: tuple[SymbolSource, ...]
     input_stages: dict[Stage, int]
-    output_stages: tuple[Stage, ...]
+    outputs: dict[Stage, OutputSpec]
+    """What is written for the caller, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +72,12 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
     plan = Plan(
         interface.name,
         interface.inputs,
-        tuple(_output_spec(stage) for stage in interface.output_stages),
+        tuple(interface.outputs.values()),
         interface.symbols,
         tuple(steps),
         bindings.arena_bytes,
     )
     return Assembled(plan, tuple(built))
-
-
-def _output_spec(stage: Stage) -> OutputSpec:
-    return OutputSpec(stage.name, stage.dtype, stage.shape, stage.strides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +115,7 @@ class _Bindings:
         self.places: dict[Stage, Binding] = {}
         for stage, position in interface.input_stages.items():
             self.places[stage] = InputRef(position, ZERO)
-        for position, stage in enumerate(interface.output_stages):
+        for position, stage in enumerate(interface.outputs):
             self.places[stage] = OutputRef(position, ZERO)
         lives: dict[Stage, tuple[int, int]] = {}
         for number, part in enumerate(parts):

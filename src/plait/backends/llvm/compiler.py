@@ -15,24 +15,18 @@ from plait.backends.llvm.assemble import Assembled, Interface, assemble
 from plait.backends.llvm.build import BuiltKernel
 from plait.backends.llvm.decompose import Lowered, lower_graph
 from plait.backends.llvm.execute import InterpretedEntry
-from plait.backends.llvm.layouts import linear_layout
-from plait.backends.llvm.loop.indexing import dense_or_contiguous
 from plait.backends.llvm.loop.printer import print_kernel
 from plait.backends.llvm.lowering.context import meta_of, sizes
-from plait.backends.llvm.lowering.stage import Stage
 from plait.backends.llvm.plan import Check, Gemm, InputSpec, KernelCall, Plan, SymbolSource
+from plait.backends.llvm.results import Results, make_runner
 from plait.backends.llvm.schedule import Schedule, schedule
 from plait.backends.llvm.segments import Segment, split
 from plait.base.errors import IndexOutOfRange, InvalidArgument
 from plait.base.log import record
 from plait.ir.graph import Graph, IntType, Value
 from plait.symbolic.expr import Expr
-from plait.tensor.layout import Layout
-from plait.tensor.tensor import Tensor, wrap, wrap_view
 
 __all__ = ["CompiledGraph", "KernelInfo", "Program", "compile_graph"]
-
-Result = Callable[[Sequence[Any], Sequence[Tensor]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +58,7 @@ def compile_graph(graph: Graph, options: Mapping[str, Any] | None = None) -> Com
     lowered = lower_graph(graph)
     if not lowered.unsupported:
         program = Program(graph, lowered, execute)
-        return CompiledGraph(graph, [program], program)
+        return CompiledGraph(graph, [program], program.run)
     for node, reason in lowered.unsupported.items():
         record("fallback", reason, operator=node.op.qualname, result=str(node), graph=graph.name)
     segments = split(graph, set(lowered.unsupported))
@@ -108,19 +102,17 @@ class Program:
 
     def __init__(self, graph: Graph, lowered: Lowered, execute: str) -> None:
         self.graph = graph
-        self.results = _Results(graph, lowered)
-        outputs = self.results.stages
-        self.schedule: Schedule = schedule(outputs)
-        self.assembled: Assembled = assemble(self.schedule, _interface(graph, lowered, outputs))
+        results = Results(graph, lowered)
+        self.schedule: Schedule = schedule(results.stages)
+        self.assembled: Assembled = assemble(self.schedule, _interface(graph, lowered, results))
         self.plan: Plan = self.assembled.plan
         self.entry: Any = _entry(self.plan, execute)
-        self.makers = self.results.makers(self.plan)
+        call = getattr(self.entry, "call", self.entry)
+        self.run: Callable[..., list[Any]] = make_runner(results.sources, self.plan, call)
 
     def __call__(self, *inputs: Any) -> list[Any]:
         """Run on flat inputs."""
-        arrays = [x._array if isinstance(x, Tensor) else int(x) for x in inputs]
-        fresh = [wrap(array) for array in self.entry(*arrays)]
-        return [make(inputs, fresh) for make in self.makers]
+        return self.run(*inputs)
 
     @property
     def kernels(self) -> list[KernelInfo]:
@@ -161,7 +153,7 @@ def _entry(plan: Plan, execute: str) -> Any:
     return build_entry(plan, raise_check)
 
 
-def _interface(graph: Graph, lowered: Lowered, outputs: Sequence[Stage]) -> Interface:
+def _interface(graph: Graph, lowered: Lowered, results: Results) -> Interface:
     specs = []
     for value in graph.inputs:
         if isinstance(value.type, IntType):
@@ -176,94 +168,8 @@ def _interface(graph: Graph, lowered: Lowered, outputs: Sequence[Stage]) -> Inte
         for k, value in enumerate(graph.inputs)
         if not isinstance(value.type, IntType)
     }
-    return Interface(graph.name, tuple(specs), symbols, positions, tuple(outputs))
-
-
-class _Results:
-    """How every output of a graph is obtained: from an input, a fresh buffer, a view, a size."""
-
-    def __init__(self, graph: Graph, lowered: Lowered) -> None:
-        self.graph = graph
-        self.lowered = lowered
-        self.stages: list[Stage] = []
-        """Stages that the plan writes as outputs."""
-        self.sources: list[tuple[str, Any]] = [self._source(item) for item in graph.outputs]
-
-    def _source(self, item: Any) -> tuple[str, Any]:
-        if not isinstance(item, Value):
-            return ("size", item) if isinstance(item, Expr) else ("constant", item)
-        if item in self.graph.inputs:
-            return "input", self.graph.inputs.index(item)
-        if isinstance(item.type, IntType):
-            return "size", item.type.expr
-        stage, meta = self.lowered.stages[item], meta_of(item)
-        strides = sizes(meta.strides)
-        if stage.kind == "view":
-            found = self._view(stage, strides)
-            if found is not None:
-                return found
-            stage.strides = dense_or_contiguous(stage.shape, strides)
-        return "fresh", self._output(stage)
-
-    def _output(self, stage: Stage) -> int:
-        if stage not in self.stages:
-            self.stages.append(stage)
-        return self.stages.index(stage)
-
-    def _view(self, stage: Stage, strides: tuple[Expr, ...]) -> tuple[str, Any] | None:
-        """A view of an input or of a whole computed buffer, if its strides are the wanted ones."""
-        layout = linear_layout(stage, set())
-        if layout is None:
-            return None
-        root, found, offset = layout
-        if not _same_strides(found, strides, stage.shape):
-            return None
-        if root.kind == "input":
-            inputs = [self.lowered.stages.get(value) for value in self.graph.inputs]
-            return "input view", (inputs.index(root), stage.shape, strides, offset)
-        if root.numel is not stage.numel and dense_or_contiguous(stage.shape, strides) == strides:
-            return None
-        return "view", (self._output(root), stage.shape, strides, offset)
-
-    def makers(self, plan: Plan) -> list[Result]:
-        """One function per output, of the inputs and the fresh tensors."""
-        return [_maker(kind, detail, plan.symbols) for kind, detail in self.sources]
-
-
-def _same_strides(found: Sequence[Expr], wanted: Sequence[Expr], shape: Sequence[Expr]) -> bool:
-    return all(a is b or str(size) == "1" for a, b, size in zip(found, wanted, shape))
-
-
-def _maker(kind: str, detail: Any, symbols: Sequence[SymbolSource]) -> Result:
-    if kind == "constant":
-        return lambda inputs, fresh: detail
-    if kind == "input":
-        return lambda inputs, fresh: inputs[detail]
-    if kind == "fresh":
-        return lambda inputs, fresh: fresh[detail]
-
-    def value(expr: Expr, inputs: Sequence[Any]) -> int:
-        known = {
-            s.name: int(inputs[s.input] if s.dim is None else inputs[s.input].shape[s.dim])
-            for s in symbols
-        }
-        return expr.evaluate(known)
-
-    if kind == "size":
-        return lambda inputs, fresh: value(detail, inputs)
-    position, shape, strides, offset = detail
-
-    def make(inputs: Sequence[Any], fresh: Sequence[Tensor]) -> Tensor:
-        base = inputs[position] if kind == "input view" else fresh[position]
-        start = value(offset, inputs) + base.storage_offset()
-        layout = Layout(
-            tuple(value(size, inputs) for size in shape),
-            tuple(value(stride, inputs) for stride in strides),
-            start,
-        )
-        return wrap_view(base, layout)
-
-    return make
+    outputs = dict(zip(results.stages, results.specs))
+    return Interface(graph.name, tuple(specs), symbols, positions, outputs)
 
 
 class _Segmented:
@@ -278,7 +184,7 @@ class _Segmented:
             if segment.graph is not None:
                 program = Program(segment.graph, lower_graph(segment.graph), execute)
                 self.programs.append(program)
-                run = program
+                run = program.run
             self.steps.append((run, segment))
 
     def __call__(self, *inputs: Any) -> list[Any]:

@@ -1,0 +1,204 @@
+"""How the outputs of a graph come out of a plan: inputs handed back, fresh tensors, views, sizes.
+
+The runner is a Python function written for one plan: straight-line code around one native call.
+Must not know scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plait.backends.llvm.decompose import Lowered
+from plait.backends.llvm.layouts import linear_layout
+from plait.backends.llvm.loop.indexing import ZERO, dense_or_contiguous
+from plait.backends.llvm.lowering.context import meta_of, sizes
+from plait.backends.llvm.lowering.stage import Stage
+from plait.backends.llvm.plan import OutputSpec, Plan
+from plait.ir.graph import Graph, IntType, Value
+from plait.symbolic.codegen import source, tuple_source
+from plait.symbolic.expr import Expr
+from plait.tensor.layout import Layout
+from plait.tensor.tensor import wrap, wrap_view
+
+__all__ = ["Results", "make_runner"]
+
+Shape = tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputResult:
+    """An input, as the very object that came in."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class FreshResult:
+    """A tensor that the plan wrote."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ViewResult:
+    """A view of an input, or of a tensor that the plan wrote."""
+
+    of_input: bool
+    position: int
+    shape: Shape
+    strides: Shape
+    offset: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class SizeResult:
+    """An integer expression of sizes."""
+
+    expr: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantResult:
+    """Anything that was known when compiling."""
+
+    value: Any
+
+
+Result = InputResult | FreshResult | ViewResult | SizeResult | ConstantResult
+
+
+class Results:
+    """Decides, for every output of a graph, how it is obtained, and so what the plan must write."""
+
+    def __init__(self, graph: Graph, lowered: Lowered) -> None:
+        self.graph = graph
+        self.lowered = lowered
+        self.stages: list[Stage] = []
+        """Stages that the plan writes as outputs."""
+        self.sources: list[Result] = [self._source(item) for item in graph.outputs]
+        self.specs = [self._spec(position) for position in range(len(self.stages))]
+
+    def _source(self, item: Any) -> Result:
+        if not isinstance(item, Value):
+            return SizeResult(item) if isinstance(item, Expr) else ConstantResult(item)
+        if item in self.graph.inputs:
+            return InputResult(self.graph.inputs.index(item))
+        if isinstance(item.type, IntType):
+            return SizeResult(item.type.expr)
+        stage, strides = self.lowered.stages[item], sizes(meta_of(item).strides)
+        if stage.kind == "view":
+            found = self._view(stage, strides)
+            if found is not None:
+                return found
+            stage.strides = dense_or_contiguous(stage.shape, strides)
+        return FreshResult(self._output(stage))
+
+    def _output(self, stage: Stage) -> int:
+        if stage not in self.stages:
+            self.stages.append(stage)
+        return self.stages.index(stage)
+
+    def _view(self, stage: Stage, strides: Shape) -> ViewResult | None:
+        """A view of an input, or of a whole computed buffer, if its strides are the wanted ones."""
+        layout = linear_layout(stage, ())
+        if layout is None:
+            return None
+        root, found, offset = layout
+        if any(a is not b and str(n) != "1" for a, b, n in zip(found, strides, stage.shape)):
+            return None
+        if root.kind == "input":
+            inputs = [self.lowered.stages.get(value) for value in self.graph.inputs]
+            return ViewResult(True, inputs.index(root), stage.shape, strides, offset)
+        if root.numel is not stage.numel and dense_or_contiguous(stage.shape, strides) == strides:
+            return None
+        return ViewResult(False, self._output(root), stage.shape, strides, offset)
+
+    def _spec(self, position: int) -> OutputSpec:
+        """What the plan allocates: a buffer seen only through one whole view gets its shape."""
+        stage = self.stages[position]
+        users = [
+            (k, s)
+            for k, s in enumerate(self.sources)
+            if isinstance(s, FreshResult | ViewResult)
+            and not (isinstance(s, ViewResult) and s.of_input)
+            and s.position == position
+        ]
+        number, only = users[0]
+        if len(users) == 1 and isinstance(only, ViewResult) and is_whole(only, stage):
+            self.sources[number] = FreshResult(position)
+            return OutputSpec(stage.name, stage.dtype, only.shape, only.strides)
+        return OutputSpec(stage.name, stage.dtype, stage.shape, stage.strides)
+
+
+def is_whole(view: ViewResult, stage: Stage) -> bool:
+    """Whether the view shows all memory of `stage`, only in another shape."""
+    dense = dense_or_contiguous(view.shape, view.strides) == view.strides
+    return dense and view.offset is ZERO and stage.numel is _count(view.shape)
+
+
+def _count(shape: Shape) -> Expr:
+    count = ZERO + 1
+    for size in shape:
+        count = count * size
+    return count
+
+
+# ---------------------------------------------------------------- the runner
+
+
+def make_runner(results: Sequence[Result], plan: Plan, call: Callable[..., Any]) -> Any:
+    """A function of the graph's inputs that calls the plan's entry and returns the outputs.
+
+    >>> print(runner_source([FreshResult(0), InputResult(0)], plan))  # doctest: +SKIP
+    def run(x0):
+        a0, = call(x0._array)
+        f0 = wrap(a0)
+        return [f0, x0]
+    """
+    scope = {"call": call, "wrap": wrap, "wrap_view": wrap_view, "Layout": Layout}
+    scope |= {f"c{k}": r.value for k, r in enumerate(results) if isinstance(r, ConstantResult)}
+    scope |= {"min": min, "max": max}
+    exec(compile(runner_source(results, plan), f"<plait {plan.name}>", "exec"), scope)
+    return scope["run"]
+
+
+def runner_source(results: Sequence[Result], plan: Plan) -> str:
+    """The text of the runner."""
+    parameters = [f"x{k}" for k in range(len(plan.inputs))]
+    lines = [f"def run({', '.join(parameters)}):"]
+    arguments = [
+        name if spec.dtype == "int" else f"{name}._array"
+        for name, spec in zip(parameters, plan.inputs)
+    ]
+    fresh = range(len(plan.outputs))
+    if plan.outputs:
+        lines.append(f"    {''.join(f'a{k}, ' for k in fresh)}= call({', '.join(arguments)})")
+    lines += [f"    f{k} = wrap(a{k})" for k in fresh]
+    names = {}
+    if any(isinstance(r, SizeResult | ViewResult) for r in results):
+        for s in plan.symbols:
+            names[s.name] = f"s_{s.name}"
+            place = f"x{s.input}" if s.dim is None else f"x{s.input}._array.shape[{s.dim}]"
+            lines.append(f"    s_{s.name} = {place}")
+    items = [_result_source(k, result, names) for k, result in enumerate(results)]
+    lines.append(f"    return [{', '.join(items)}]")
+    return "\n".join(lines)
+
+
+def _result_source(number: int, result: Result, names: dict[str, str]) -> str:
+    if isinstance(result, InputResult):
+        return f"x{result.position}"
+    if isinstance(result, FreshResult):
+        return f"f{result.position}"
+    if isinstance(result, ConstantResult):
+        return f"c{number}"
+    if isinstance(result, SizeResult):
+        return source(result.expr, names)
+    base = f"x{result.position}" if result.of_input else f"f{result.position}"
+    offset = source(result.offset, names)
+    if result.of_input:
+        offset = f"{offset} + {base}.storage_offset()"
+    shape, strides = tuple_source(result.shape, names), tuple_source(result.strides, names)
+    return f"wrap_view({base}, Layout({shape}, {strides}, {offset}))"
