@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from plait.aot.functionalize import FunctionalStorage, handle_of
+from plait.aot.functionalize import FunctionalStorage, current, handle_of
 from plait.aot.metadata import InputAliasInfo, OutputAliasInfo, OutputType, ViewStep
 from plait.capture.proxy import to_expr
 from plait.ir.graph import map_values
@@ -82,15 +82,19 @@ def classify_outputs(
             out.infos.append(
                 OutputAliasInfo(kind, storage.input_index, steps=steps, requires_grad=requires_grad)
             )
-        elif sharing[id(storage)] > 1:
+        elif sharing[id(storage)] > 1 or _is_restrided(tensor):
             number = base_numbers.get(id(storage))
             if number is None:
                 number = base_numbers[id(storage)] = len(out.bases)
                 out.bases.append((idx, _base_of(results, storage)))
-            steps = _graph_steps(handle.steps)
-            kind = OutputType.ALIAS_OF_INTERMEDIATE
             out.infos.append(
-                OutputAliasInfo(kind, number, steps=steps, requires_grad=requires_grad)
+                OutputAliasInfo(
+                    OutputType.ALIAS_OF_INTERMEDIATE,
+                    number,
+                    steps=_graph_steps(handle.steps),
+                    requires_grad=requires_grad,
+                    is_base=tensor is out.bases[number][1],
+                )
             )
         else:
             place = len(out.plain)
@@ -99,6 +103,13 @@ def classify_outputs(
                 OutputAliasInfo(OutputType.NON_ALIAS, graph_idx=place, requires_grad=requires_grad)
             )
     return out
+
+
+def _is_restrided(tensor: Tensor) -> bool:
+    """Whether a view was written as a whole, so that its value no longer has the view's strides."""
+    if not handle_of(tensor).steps:
+        return False
+    return tuple(current(tensor).strides) != tuple(tensor.strides)
 
 
 def _outputs_per_storage(results: Sequence[Any]) -> dict[int, int]:

@@ -14,10 +14,10 @@ from plait.aot.metadata import ViewStep
 from plait.base.errors import CaptureError
 from plait.dispatch.dispatcher import lookup
 from plait.dispatch.keys import DispatchKey
-from plait.dispatch.keyset import CPU_TENSOR_KEYS
+from plait.dispatch.keyset import ABOVE_PYTHON, CPU_TENSOR_KEYS
 from plait.dispatch.modes import InfraMode
 from plait.dispatch.operator import Overload
-from plait.dispatch.state import tls
+from plait.dispatch.state import exclude_keys, tls
 from plait.ir.effects import is_random
 from plait.tensor.storage import Storage
 from plait.tensor.tensor import Tensor, make_fake
@@ -27,6 +27,7 @@ __all__ = [
     "FunctionalStorage",
     "FunctionalTensor",
     "RandomState",
+    "current",
     "handle_of",
     "read",
     "wrap",
@@ -104,6 +105,16 @@ def read(tensor: Tensor) -> Tensor:
             value = _apply(step, value)
         handle.inner, handle.generation = value, storage.generation
     return handle.inner
+
+
+def current(tensor: Tensor) -> Tensor:
+    """As :func:`read`, from outside of the mode's own handler: what it replays goes below the mode."""
+    mode, tls.functional_mode = tls.functional_mode, None
+    try:
+        with exclude_keys(ABOVE_PYTHON):
+            return read(tensor)
+    finally:
+        tls.functional_mode = mode
 
 
 def _apply(step: ViewStep, base: Tensor) -> Tensor:

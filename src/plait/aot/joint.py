@@ -197,7 +197,7 @@ def _forward_returns(
 
 
 def _append(recorder: Recorder, tensor: Tensor, desc: Any) -> None:
-    value = recorder.value_of(functionalize.read(tensor))
+    value = recorder.value_of(functionalize.current(tensor))
     recorder.builder.output(value, desc)
 
 
@@ -237,7 +237,7 @@ def _backward(
     for i, g in zip(wanted, grads, strict=True):
         primal_desc = graph.inputs[i].desc
         assert isinstance(primal_desc, DifferentiableAOTInput)
-        value = None if g is None else recorder.value_of(functionalize.read(g))
+        value = None if g is None else recorder.value_of(functionalize.current(g))
         recorder.builder.output(value, GradAOTOutput(primal_desc))
     return wanted
 
@@ -253,7 +253,7 @@ def _takes_tangent(tensor: Tensor, number: int, meta: ViewAndMutationMeta) -> bo
 
 def _tangent(recorder: Recorder, output: Tensor, desc: Any, env: ShapeEnv) -> Tensor:
     """The graph input for the cotangent of ``output``, laid out as the output is."""
-    inner = functionalize.read(output)
+    inner = functionalize.current(output)
     fake = make_fake(inner.meta, cls=FakeTensor)
     recorder.bind(fake, recorder.builder.input(graph_meta(fake), TangentAOTInput(desc)))
     return fake

@@ -60,6 +60,7 @@ class OutputAliasInfo:
     steps: tuple[ViewStep, ...] = ()
     requires_grad: bool = False
     constant: Any = None
+    is_base: bool = False  # the very base that the graph returns
 
 
 @dataclass(frozen=True, slots=True)

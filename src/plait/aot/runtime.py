@@ -333,12 +333,13 @@ def _replayed(info: OutputAliasInfo, base: Tensor, symbols: dict[str, Any]) -> T
     def evaluated(item: Any) -> Any:
         return item.evaluate(symbols) if isinstance(item, Expr) else item
 
+    if info.is_base:
+        return base
     out: Any = base
-    cut = base._requires_grad and not info.requires_grad
-    if cut:
+    if not info.requires_grad and (base._requires_grad or not info.steps):
         out = out.detach()
     elif not info.steps:
-        return base
+        out = lookup("aten::alias")(base)
     for step in info.steps:
         kwargs = {k: map_values(v, evaluated) for k, v in step.kwargs.items()}
         out = step.op.call(out, *map_values(step.args, evaluated), **kwargs)
