@@ -108,7 +108,7 @@ def read(tensor: Tensor) -> Tensor:
 
 
 def current(tensor: Tensor) -> Tensor:
-    """As :func:`read`, from outside of the mode's own handler: what it replays goes below the mode."""
+    """As :func:`read`, from outside of the handler: what it replays goes below the mode."""
     mode, tls.functional_mode = tls.functional_mode, None
     try:
         with exclude_keys(ABOVE_PYTHON):

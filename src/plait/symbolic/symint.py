@@ -317,4 +317,4 @@ def _environment(values: tuple[int | SymInt, ...]) -> ShapeEnvLike | None:
 
 
 def _plain(other: Any) -> Any:
-    return int(other) if isinstance(other, SymInt) else other
+    return int(other) if isinstance(other, numbers.Integral) else other
