@@ -258,3 +258,45 @@ def test_same_tensor_twice() -> None:
     x = plait.ones(2)
     assert c(x, x).tolist() == [4.0, 4.0]
     assert c(plait.ones(2), plait.ones(2)).tolist() == [3.0, 3.0]
+
+
+class Affine:
+    """A plain class with a compiled method: what the method reads from ``self`` is guarded."""
+
+    def __init__(self) -> None:
+        self.scale = 2.0
+        self.shift = plait.tensor([1.0])
+        self.inner = Inner()
+
+    @plait.compile(backend="aot_eager")
+    def apply(self, x: Any) -> Any:
+        return self.grow(x) + self.shift
+
+    def grow(self, x: Any) -> Any:
+        return x * self.scale * self.inner.factor
+
+
+class Inner:
+    factor = 1.0
+
+
+def test_attributes_of_plain_object_arguments_are_guarded() -> None:
+    a = Affine()
+    x = plait.ones(1)
+    assert a.apply(x).tolist() == [3.0]
+    a.scale = 5.0
+    assert a.apply(x).tolist() == [6.0]
+    a.inner.factor = 2.0
+    assert a.apply(x).tolist() == [11.0]
+    a.shift = plait.tensor([10.0])
+    assert a.apply(x).tolist() == [20.0]
+    assert Affine().apply(x).tolist() == [3.0]
+
+
+def test_a_configuration_argument_is_guarded() -> None:
+    inner = Inner()
+    c = compiled(lambda x, config: x * config.factor)
+    assert c(plait.ones(1), inner).tolist() == [1.0]
+    inner.factor = 4.0
+    assert c(plait.ones(1), inner).tolist() == [4.0]
+    assert "config.factor: expected 1.0, got 4.0" in last_reason(c)

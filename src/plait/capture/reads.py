@@ -26,7 +26,7 @@ from plait.tensor.tensor import Tensor
 __all__ = ["ExternalReads", "Place", "is_guardable", "reads_of"]
 
 _PRIMITIVES = (bool, int, float, complex, str, bytes, type(None), DType, Device, enum.Enum)
-_MAX_ITEMS = 32
+_MAX_ITEMS = 128
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,15 @@ def is_guardable(value: Any) -> bool:
     return False
 
 
-def reads_of(fn: Any) -> ExternalReads:
-    """The external reads of ``fn``: a function, method, partial, module or callable object."""
+def reads_of(fn: Any, arguments: dict[str, Any] | None = None) -> ExternalReads:
+    """The external reads of ``fn``: a function, method, partial, module or callable object.
+
+    ``arguments`` are plain objects passed by parameter name (the ``self`` of a compiled method, a
+    configuration): what ``fn`` reads from their attributes counts as read from outside.
+    """
     walker = _Walker()
+    if isinstance(fn, types.FunctionType) and arguments:
+        walker.function(fn, {name: Place(value, (), name) for name, value in arguments.items()})
     walker.callable(fn, getattr(fn, "__name__", type(fn).__name__))
     return walker.found
 

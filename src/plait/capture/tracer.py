@@ -20,7 +20,13 @@ from plait.base.names import identifier
 from plait.capture.fake import FakeMode, fake_like, meta_of
 from plait.capture.modules import OwnedTensor, is_module_like, swapped
 from plait.capture.proxy import Recorder, graph_meta
-from plait.capture.reads import ExternalReads, Place, extend_with_code, reads_of
+from plait.capture.reads import (
+    ExternalReads,
+    Place,
+    extend_with_code,
+    is_guardable,
+    reads_of,
+)
 from plait.capture.shape_env import ShapeEnv
 from plait.capture.signature import Leaf, Structure, flatten_call, label_of, rebuild
 from plait.capture.source import is_library_file, user_stack
@@ -249,11 +255,24 @@ def _trace_user_function(
 
 def _reads_of_call(fn: Callable[..., Any], leaves: list[Leaf]) -> ExternalReads:
     """What ``fn`` and the callables among its arguments read from outside."""
-    reads = reads_of(fn)
+    reads = reads_of(fn, _plain_objects(fn, leaves))
     for leaf in leaves:
         if not isinstance(leaf.value, Tensor) and callable(leaf.value):
             _argument_reads(reads, leaf)
     return reads
+
+
+def _plain_objects(fn: Callable[..., Any], leaves: list[Leaf]) -> dict[str, Any]:
+    """Arguments that are objects of the user's (guarded by identity), by parameter name."""
+    names = _parameter_names(fn)
+    found = {}
+    for leaf in leaves:
+        if isinstance(leaf.value, Tensor) or is_guardable(leaf.value) or is_module_like(leaf.value):
+            continue
+        label = label_of(leaf.access, names)
+        if label.isidentifier():
+            found[label] = leaf.value
+    return found
 
 
 def _argument_reads(reads: ExternalReads, leaf: Leaf) -> None:
