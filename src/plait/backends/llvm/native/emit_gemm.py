@@ -176,11 +176,55 @@ class _Product:
         known = self.builder.select(
             self.builder.icmp_signed(">", self.scalar(leading), least), self.scalar(leading), least
         )
-        positive = self.builder.icmp_signed(">", known, I64(1))
-        return flag, self.builder.select(positive, known, I64(1))
+        return flag, self._at_least_one(known)
 
     def _call(self, sizes: tuple[Any, Any, Any], a: Any, b: Any, c: Any) -> None:
-        builder, step = self.builder, self.step
+        """One call of the library: a matrix by a vector where a side is 1, else a product."""
+        step = self.step
+        if (as_int(step.k) or 0) > 0 and as_int(step.n) == 1:
+            operand, inner, outer = step.a, step.b.row_stride, step.c.row_stride
+            self._vector_call(operand, (sizes[0], sizes[2]), (a, b, c), (inner, outer))
+        elif (as_int(step.k) or 0) > 0 and as_int(step.m) == 1:
+            b_rows = Operand(step.b.buffer, step.b.col_stride, step.b.row_stride)
+            strides = (step.a.col_stride, step.c.col_stride)
+            self._vector_call(b_rows, (sizes[1], sizes[2]), (b, a, c), strides)
+        else:
+            self._matrix_call(sizes, a, b, c)
+
+    def _vector_call(
+        self,
+        operand: Operand,
+        sizes: tuple[Any, Any],
+        pointers: tuple[Any, Any, Any],
+        strides: tuple[Expr, Expr],
+    ) -> None:
+        """y = alpha M x + beta y with M of `sizes`; pointers are M, x, y; strides those of x, y."""
+        step, flag = self.step, ir.IntType(32)
+        rows, columns = sizes
+        transpose, leading = self._layout(operand, rows, columns)
+        stored = (rows, columns) if transpose == NO_TRANSPOSE else (columns, rows)
+        steps = [self._integer(self._at_least_one(self.scalar(s))) for s in strides]
+        matrix, x, y = pointers
+        alpha, beta = self.element(step.alpha), self.element(step.beta)
+        args = [flag(ROW_MAJOR), flag(transpose), *map(self._integer, stored), alpha, matrix]
+        args += [self._integer(leading), x, steps[0], beta, y, steps[1]]
+        self._library("gemv", args)
+
+    def _library(self, name: str, args: list[Any]) -> None:
+        module = self.builder.module
+        full = f"plait_{name}_{self.step.dtype}"
+        found = module.globals.get(full)
+        if found is None:
+            kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
+            found = ir.Function(module, kind, full)
+        self.builder.call(found, args)
+
+    def _at_least_one(self, value: Any) -> Any:
+        positive = self.builder.icmp_signed(">", value, I64(1))
+        return self.builder.select(positive, value, I64(1))
+
+    def _matrix_call(self, sizes: tuple[Any, Any, Any], a: Any, b: Any, c: Any) -> None:
+        step = self.step
         m, n, k = sizes
         full = self.shape
         a_flag, a_leading = self._layout(step.a, full.m, full.k)
@@ -191,12 +235,7 @@ class _Product:
         integers = [self._integer(v) for v in (m, n, k, a_leading, b_leading, c_leading)]
         args = [flag(ROW_MAJOR), flag(a_flag), flag(b_flag), *integers[:3], alpha]
         args += [a, integers[3], b, integers[4], beta, c, integers[5]]
-        name = f"plait_gemm_{step.dtype}"
-        found = builder.module.globals.get(name)
-        if found is None:
-            kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
-            found = ir.Function(builder.module, kind, name)
-        builder.call(found, args)
+        self._library("gemm", args)
 
     def _integer(self, value: Any) -> Any:
         assert self.blas is not None

@@ -165,8 +165,9 @@ class Nest:
     def _next_rows(self, roots: list[Term], axis: Axis, outer: Axis, frame: Frame) -> list[Row]:
         """Rows that the next point will load contiguously."""
         rows: dict[Any, Row] = {}
+        known = frame.bound | {axis.name}
         for term in inside(roots, lambda term: False):
-            if term.op == "load" and outer.name in term.symbols:
+            if term.op == "load" and outer.name in term.symbols and term.symbols <= known:
                 buffer, offset = term.attr
                 step = growth(offset, outer.name)
                 if self._is_row(offset, axis) and step is not None:

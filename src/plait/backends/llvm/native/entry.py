@@ -69,6 +69,7 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
         imports |= thread_guards()
     if blas is not None:
         imports |= {f"plait_gemm_{dtype}": address for dtype, address in blas.gemm.items()}
+        imports |= {f"plait_gemv_{dtype}": address for dtype, address in blas.gemv.items()}
     level = DRIVER_LEVEL if blas is not None or not has_products else 2
     address = link_object(compile_object(module, level), [name], imports)[name]
     return CompiledEntry(
