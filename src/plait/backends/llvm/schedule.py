@@ -390,7 +390,7 @@ def fits(a: Group, b: Group) -> bool:
         return False
     reducing = rows or columns
     points, space = _sizes_of(reducing, units)
-    if points is None or space is None:
+    if points is None or space is None or space is ZERO:  # no elements have no rows to share
         return False
     if any(u.points not in _allowed(bool(rows), bool(columns), points, space) for u in units):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from plait.backends.llvm.loop.builder import binary, cast, index, literal, select
+from plait.backends.llvm.loop.indexing import dense_or_contiguous
 from plait.backends.llvm.loop.terms import Term, is_float
 from plait.backends.llvm.lowering.context import Context, Unsupported, lowers, scalar_term
 from plait.backends.llvm.lowering.stage import Index, Reader, Stage
@@ -21,10 +22,18 @@ def filled(cx: Context, value: Any) -> Stage:
 
 @lowers(
     "aten::zeros", "aten::zeros_like", "aten::new_zeros", "aten::empty", "aten::empty_like",
-    "aten::new_empty", "aten::empty_strided", "aten::new_empty_strided", "aten::zero",
+    "aten::new_empty", "aten::zero",
 )  # fmt: skip
 def zeros_rule(cx: Context, *rest: Any, **options: Any) -> Stage:
     """Zero; memory that may hold anything is zero too."""
+    return filled(cx, 0)
+
+
+@lowers("aten::empty_strided", "aten::new_empty_strided")
+def strided_rule(cx: Context, *rest: Any, **options: Any) -> Stage:
+    """Zero, in memory without gaps."""
+    if dense_or_contiguous(cx.shape(), cx.strides()) != cx.strides():
+        raise Unsupported("memory with gaps or repeats")
     return filled(cx, 0)
 
 
@@ -63,6 +72,8 @@ def arange_rule(cx: Context, *bounds: Any, **options: Any) -> Stage:
     """start + step*i."""
     start, step = (0, 1) if len(bounds) == 1 else (bounds[0], bounds[2] if len(bounds) > 2 else 1)
     dtype = cx.dtype()
+    if dtype == "i64":
+        start, step = (int(b) if isinstance(b, float) else b for b in (start, step))
     if not is_float(dtype) and isinstance(start, int | Expr) and isinstance(step, int | Expr):
         return cx.result([], lambda read, i: cast(index(i[0] * step + start), dtype), cost=0)
 

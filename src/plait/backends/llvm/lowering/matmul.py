@@ -66,6 +66,10 @@ def mm_rule(cx: Context, a: Stage, b: Stage) -> Stage:
 def combined(cx: Context, x: Stage, product_: Stage, beta: Any, alpha: Any) -> Stage:
     """beta*x + alpha*product."""
     dtype = compute_dtype(cx.dtype())
+    if alpha == 0:  # a product that does not count may be NaN
+        if beta == 0:
+            return cx.result([], lambda read, i: literal(0, cx.dtype()), cost=0)
+        return cx.pointwise(lambda c: mul(c, scalar_term(beta, dtype)), [x], dtype)
 
     def fn(p: Term, c: Term) -> Term:
         scaled = p if alpha == 1 else mul(p, scalar_term(alpha, dtype))

@@ -236,18 +236,16 @@ def nll_loss_forward_rule(
         raise Unsupported("nll_loss of images")
     mode, dtype = mode_of(reduction), compute_dtype(cx.dtype())
     losses, weights = nll_rows(cx, x, target, weight, ignore_index, dtype)
-    zero = literal(0, dtype)
-    if mode == NONE:
+    if mode == NONE and len(x.shape) == 2:
         empty = cx.result([], lambda read, i: literal(0, cx.dtype(1)), at=1, cost=0)
         return cx.pointwise(lambda a: a, [losses], dtype, cost=0), empty
     dims = tuple(range(len(target.shape)))
     loss = reduce_stage(cx, "loss", "sum", losses, dims)
     total = reduce_stage(cx, "weight", "sum", weights, dims)
-    if mode == SUM:
-        return finish(cx, loss, target, dims, cost=0), finish(cx, total, target, dims, at=1, cost=0)
-    _ = zero
-    out = cx.pointwise(div, [loss, total], dtype, cost=3)
-    return out, finish(cx, total, target, dims, at=1, cost=0)
+    weight_sum = finish(cx, total, target, dims, at=1, cost=0)
+    if mode != MEAN:
+        return finish(cx, loss, target, dims, cost=0), weight_sum
+    return cx.pointwise(div, [loss, total], dtype, cost=3), weight_sum
 
 
 @lowers("aten::nll_loss_nd", "aten::nll_loss")

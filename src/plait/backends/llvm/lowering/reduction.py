@@ -210,8 +210,7 @@ def mean_rule(
 def _extreme(kind: str) -> Callable[..., Stage]:
     def rule(cx: Context, x: Stage, dim: Any = None, keepdim: bool = False) -> Stage:
         dims = reduce_dims(dim, len(x.shape))
-        if x.dtype in ("f16", "bf16"):
-            x = accumulated(cx, x, x.dtype)
+        x = accumulated(cx, x, x.dtype)
         return finish(cx, reduce_stage(cx, kind, kind, x, dims), x, dims, cost=0)
 
     return rule
@@ -225,7 +224,7 @@ lowers("aten::amin", "aten::min")(_extreme("min"))
 def extreme_dim_rule(cx: Context, x: Stage, dim: Any, keepdim: bool = False) -> tuple[Stage, Stage]:
     """The extreme and its position along one dimension."""
     dims = reduce_dims(dim, len(x.shape))
-    kind = cx.op
+    kind, x = cx.op, accumulated(cx, x, x.dtype)
     value = finish(cx, plain(cx, cx.name("value"), kind, x, dims) if dims else x, x, dims, cost=0)
     if not dims:
         return value, zeros_like(cx, 1)
@@ -243,16 +242,16 @@ def _arg(kind: str) -> Callable[..., Stage]:
     def rule(cx: Context, x: Stage, dim: Any = None, keepdim: bool = False) -> Stage:
         if not x.shape:
             return zeros_like(cx, 0)
+        x = accumulated(cx, x, x.dtype)
         if dim is not None:
             dims = reduce_dims(dim, len(x.shape))
             return finish(cx, plain(cx, cx.name("where"), kind, x, dims), x, dims, cost=0)
-        if keepdim:
-            raise Unsupported(f"{kind} over all dimensions with keepdim")
         from plait.backends.llvm.lowering.view import regroup
 
         flat_shape = (product(x.shape),)
         flat = cx.reindexed(x, flat_shape, lambda i: regroup(i, flat_shape, x.shape))
-        return finish(cx, plain(cx, cx.name("where"), kind, flat, (0,)), flat, (0,), cost=0)
+        where = plain(cx, cx.name("where"), kind, flat, (0,))
+        return cx.result([where], lambda read, i: read(where, ()), cost=0)
 
     return rule
 
@@ -263,7 +262,8 @@ lowers("aten::argmin")(_arg("argmin"))
 
 def _truth(kind: str) -> Callable[..., Stage]:
     def rule(cx: Context, x: Stage, dim: Any = None, keepdim: bool = False) -> Stage:
-        dims = reduce_dims(dim, len(x.shape))
+        none = dim is not None and dim == () and cx.node.op.schema.overload == "dims"
+        dims = () if none else reduce_dims(dim, len(x.shape))
         truth = x if x.dtype == "i1" else map_stage(
             cx.name("truth"), cx.op, x.shape, "i1", [x], lambda read, i: nonzero(read(x, i))
         )  # fmt: skip
