@@ -537,3 +537,34 @@ def test_statistics_down_columns(batch, columns):
     out = [np.zeros(batch * columns, np.float32) for _ in range(2)]
     native, expected, _ = both(kernel, [data, *out])
     same(native, expected, 1e-5, 1e-6)
+
+
+def test_kept_values_do_not_outlive_their_row():
+    r, s = axis("r0", 5), axis("r1", 19)
+    e = B.unary("exp", B.load(0, r.symbol * 19 + s.symbol, "f32"))
+    apart = B.binary("sub", B.reduce("max", s, e), e)
+    first = B.reduce("sum", r, B.reduce("sum", s, apart))
+    second = B.reduce("sum", r, B.binary("mul", B.reduce("sum", s, e), first))
+    kernel = make(["f32", "f32>"], [], [Store(1, ZERO, second, 0)])
+    data = np.random.default_rng(0).standard_normal(95).astype(np.float32)
+    native, expected, _ = both(kernel, [data, np.zeros(1, np.float32)])
+    same(native, expected, 1e-5)
+
+
+def test_rows_too_long_for_the_stack():
+    columns = 30_001
+    data = np.random.default_rng(0).standard_normal(2 * columns).astype(np.float32)
+    buffers = [data, np.zeros(2 * columns, np.float32), np.zeros(2, np.float32)]
+    native, expected, _ = both(softmax_kernel(2, columns), buffers)
+    same(native, expected, 1e-4)
+
+
+def test_ragged_rows_with_shared_values():
+    n, i = 50, axis("i0", 4)
+    r = Axis("r0", minimum(const(16), n - i.symbol * 16))
+    e = B.unary("exp", B.load(0, i.symbol * 16 + r.symbol, "f32"))
+    total = B.reduce("sum", r, B.binary("mul", e, B.reduce("max", r, e)))
+    kernel = make(["f32", "f32>"], [i], [Store(1, i.symbol, total, 1)])
+    data = np.random.default_rng(0).standard_normal(n).astype(np.float32)
+    native, expected, _ = both(kernel, [data, np.zeros(4, np.float32)])
+    same(native, expected, 1e-5)

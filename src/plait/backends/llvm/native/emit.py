@@ -149,12 +149,13 @@ def emit_kernel(module: Any, kernel: Kernel, name: str) -> Any:
     pointers = [_element(builder, buffers, k, POINTER) for k in range(len(dtypes))]
     symbols = {size: _element(builder, sizes, k, I64) for k, size in enumerate(kernel.sizes)}
     memory = Memory(builder, pointers, dtypes, status)
-    nest = Nest(kernel, memory, builder, host().vector_bits)
+    nest = Nest(kernel, memory, symbols, host().vector_bits)
     root = Frame(None, Space(builder, 1), symbols)
     if layout.by_element:
         nest.elements(root, begin, end)
     else:
         _rows_loop(nest, root, layout, begin, end)
+    nest.finish()
     builder.ret_void()
     return function
 

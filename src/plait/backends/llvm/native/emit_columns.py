@@ -16,9 +16,9 @@ from plait.backends.llvm.loop.terms import Axis, Term
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar
 from plait.backends.llvm.native.emit_memory import widen
 from plait.backends.llvm.native.emit_reduce import Accumulators
-from plait.backends.llvm.native.emit_terms import Scratch, alloca_row, inside
+from plait.backends.llvm.native.emit_terms import Scratch, inside
 from plait.backends.llvm.native.vector import Space, Value, memory_type
-from plait.symbolic.expr import as_int
+from plait.symbolic.expr import as_int, const
 
 if TYPE_CHECKING:
     from plait.backends.llvm.native.emit_loops import Nest
@@ -72,19 +72,19 @@ class Columns:
         def strip(first: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
             end = self.builder.add(first, I64(STRIP))
             end = self.builder.select(self.builder.icmp_signed("<", end, stop), end, stop)
-            self.nest.terms.scratch = Scratch()
-            self.nest.terms.scratch_axis = self.axis.name
+            self.nest.terms.scratch = Scratch(self.axis.name)
             for group, own in zip(groups, rows):
                 self._reduce(group, [self._shifted(*row, first) for row in own], first, end)
             self._along(first, end, self.frame, self._write)
             return []
 
+        before = self.nest.terms.scratch
         self.nest.loop(start, stop, STRIP, [], strip)
-        self.nest.terms.scratch = Scratch()
+        self.nest.terms.scratch = before
 
     def _accumulator_rows(self, group: list[Term]) -> list[tuple[Any, str]]:
-        nest, kinds = self.nest, Accumulators(group, Space(self.builder, 1)).dtypes()
-        return [(alloca_row(self.builder, nest.entry, kind, STRIP + 64), kind) for kind in kinds]
+        kinds = Accumulators(group, Space(self.builder, 1)).dtypes()
+        return [(self.nest.row(kind, const(STRIP)), kind) for kind in kinds]
 
     def _shifted(self, row: Any, dtype: str, first: Any) -> tuple[Any, str]:
         """The row as if it began at column 0, so that columns index it."""

@@ -17,9 +17,9 @@ from plait.backends.llvm.loop.kernel import Kernel, Store
 from plait.backends.llvm.loop.terms import Axis, Term
 from plait.backends.llvm.native.emit_columns import Columns, suits_columns
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar, growth
-from plait.backends.llvm.native.emit_memory import Memory, widen
+from plait.backends.llvm.native.emit_memory import POINTER, Memory, widen
 from plait.backends.llvm.native.emit_reduce import Accumulators
-from plait.backends.llvm.native.emit_terms import Scratch, Terms, alloca_row, inside, padded, work
+from plait.backends.llvm.native.emit_terms import Scratch, Terms, inside, stack_row, work
 from plait.backends.llvm.native.vector import BITS, Space, Value, memory_type
 from plait.symbolic.expr import Expr, as_int
 
@@ -31,6 +31,7 @@ I32, VOID = ir.IntType(32), ir.VoidType()
 DEAR = 8
 """Values of at least this many instructions are kept between passes instead of computed again."""
 STACK_ROW_BYTES = 1 << 16
+MOST_ROWS = 4
 
 
 class Row(NamedTuple):
@@ -44,8 +45,14 @@ class Row(NamedTuple):
 class Nest:
     """Emits the loops of one kernel inside a function being built."""
 
-    def __init__(self, kernel: Kernel, memory: Memory, builder: Any, vector_bits: int) -> None:
+    def __init__(
+        self, kernel: Kernel, memory: Memory, sizes: dict[str, Any], vector_bits: int
+    ) -> None:
+        builder = memory.builder
         self.kernel = kernel
+        self.sizes = sizes
+        self.space = Space(builder, 1)
+        self.heap_rows: list[Any] = []
         self.builder = builder
         self.memory = memory
         self.entry = builder.block
@@ -132,6 +139,7 @@ class Nest:
         roots = _roots(stores)
         last = depth == len(axes) - 1
         vector = bool(deeper) and last and frame.vector is None
+        before = self.terms.scratch
         self.coming = self._rows_to_write(deeper, axes[depth], frame) if vector else []
         self._passes(
             roots, frame, _roots(deeper) if vector else [], axes[depth] if vector else None
@@ -148,7 +156,7 @@ class Nest:
             self.vector_axis(axes[depth], frame, deeper, I64(0), emit_scalar(extent, frame))
         else:
             self._scalar_axis(axes[depth], frame, deeper, depth)
-        self.terms.scratch = Scratch()
+        self.terms.scratch = before
         self.ahead = []
 
     # Rows are brought into the cache while others are computed: a row often ends with its page,
@@ -309,13 +317,16 @@ class Nest:
             for level in levels
             for _, group in itertools.groupby(sorted(level, key=_axis_key), key=_axis_key)
         ]
+        before = self.terms.scratch
         if frame.vector is None:
-            self._plan_scratch(groups, final, axis)
+            self.terms.scratch = self._plan_scratch(groups, final, axis)
         for group in groups:
             rows, self.rows = self.coming if group is groups[-1] else [], []
             self.coming = [] if group is groups[-1] else self.coming
             self.rows = rows
             self._pass(group, frame)
+        if not final:
+            self.terms.scratch = before
 
     def _pass(self, group: list[Term], frame: Frame) -> None:
         axis: Axis = group[0].attr[1]
@@ -385,24 +396,43 @@ class Nest:
             names |= arg.symbols
         return axis not in names and names <= frame.bound and len(term.args) == len(attr.dims)
 
-    def _plan_scratch(self, groups: list[list[Term]], final: list[Term], axis: Axis | None) -> None:
+    def _plan_scratch(
+        self, groups: list[list[Term]], final: list[Term], axis: Axis | None
+    ) -> Scratch:
         """Choose the dear values that several passes over the row share, and give each a row."""
         passes = [[term.args[0] for term in group] for group in groups] + ([final] if final else [])
         names = {_axis_key(group[0]) for group in groups} | ({axis.name} if axis else set())
         if len(passes) < 2 or len(names) != 1:
-            return
-        first = axis or groups[0][0].attr[1]
-        extent = as_int(first.extent)
-        if extent is None:
-            return
-        scratch = Scratch()
-        budget = STACK_ROW_BYTES
-        for term in shared_values(passes, first.name):
-            count = padded(extent, 8 * self.native_lanes)
-            budget -= count * BITS[term.dtype] // 8
-            if budget >= 0:
-                scratch.rows[id(term)] = alloca_row(self.builder, self.entry, term.dtype, count)
-        self.terms.scratch, self.terms.scratch_axis = scratch, first.name
+            return Scratch()
+        first: Axis = axis or groups[0][0].attr[1]
+        if not {free.name for free in first.extent.free_symbols} <= self.sizes.keys():
+            return Scratch()
+        scratch = Scratch(first.name)
+        for term in shared_values(passes, first.name)[:MOST_ROWS]:
+            scratch.rows[id(term)] = self.row(term.dtype, first.extent)
+        return scratch
+
+    def row(self, dtype: str, extent: Expr) -> Any:
+        """Room for one row and a vector more: on the stack if it is short, else from the heap."""
+        count, size = as_int(extent), max(BITS[dtype] // 8, 1)
+        extra = 8 * self.native_lanes
+        if count is not None and (count + extra) * size <= STACK_ROW_BYTES:
+            return stack_row(self.builder, self.entry, (count + extra) * size)
+        with self.builder.goto_block(self.entry):
+            amount = emit_scalar((extent + extra) * size, Frame(None, self.space, self.sizes))
+            row = self.builder.call(self._heap("malloc", POINTER, I64), [amount])
+        self.heap_rows.append(row)
+        return row
+
+    def _heap(self, name: str, result: Any, argument: Any) -> Any:
+        module = self.builder.module
+        kind = ir.FunctionType(result, [argument])
+        return module.globals.get(name) or ir.Function(module, kind, name)
+
+    def finish(self) -> None:
+        """Give back what the kernel took."""
+        for row in self.heap_rows:
+            self.builder.call(self._heap("free", VOID, POINTER), [row])
 
 
 def shared_values(passes: list[list[Term]], axis: str) -> list[Term]:

@@ -15,10 +15,10 @@ from plait.backends.llvm.loop.terms import GatherAttr, Term
 from plait.backends.llvm.native.emit_index import Frame, Place, emit_expr
 from plait.backends.llvm.native.emit_memory import Memory, widen
 from plait.backends.llvm.native.emit_ops import apply, operation_cost
-from plait.backends.llvm.native.vector import BITS, Value, memory_type
+from plait.backends.llvm.native.vector import Value, memory_type
 from plait.symbolic.expr import as_int
 
-__all__ = ["Scratch", "Terms", "alloca_row", "inside", "padded", "work"]
+__all__ = ["Scratch", "Terms", "inside", "stack_row", "work"]
 
 
 def inside(roots: Iterable[Term], prune: Callable[[Term], bool]) -> Iterator[Term]:
@@ -49,9 +49,10 @@ def work(roots: Iterable[Term], axis: str | None) -> int:
 class Scratch:
     """Values of one row kept between passes: term -> row buffer, indexed by the row axis."""
 
-    __slots__ = ("rows", "written")
+    __slots__ = ("axis", "rows", "written")
 
-    def __init__(self) -> None:
+    def __init__(self, axis: str = "") -> None:
+        self.axis = axis
         self.rows: dict[int, Any] = {}
         self.written: set[int] = set()
 
@@ -63,7 +64,6 @@ class Terms:
         self.memory = memory
         self.reduce = reduce
         self.scratch = Scratch()
-        self.scratch_axis: str | None = None
         self.inline = True
         """Whether math functions are expanded in place (not in tails, which run once)."""
 
@@ -170,10 +170,10 @@ class Terms:
 
     def _place(self, term: Term, frame: Frame) -> Any:
         row = self.scratch.rows.get(id(term))
-        if row is None or self.scratch_axis not in frame.axes:
+        if row is None or self.scratch.axis not in frame.axes:
             return None
         element = memory_type(term.dtype)
-        index = frame.symbol(self.scratch_axis)
+        index = frame.symbol(self.scratch.axis)
         return frame.space.builder.gep(row, [index], source_etype=element)
 
     def _from_scratch(self, term: Term, frame: Frame) -> Value | None:
@@ -233,16 +233,11 @@ def philox(seed: Value, call: Value, element: Value) -> Value:
     return space.value(raw, "u32")
 
 
-def alloca_row(builder: Any, entry: Any, dtype: str, count: int) -> Any:
-    """A row of `count` elements on the stack, allocated at function entry."""
+def stack_row(builder: Any, entry: Any, size: int) -> Any:
+    """Room for `size` bytes on the stack, allocated at function entry."""
     with builder.goto_block(entry):
         builder.position_at_start(entry)
-        row = builder.alloca(ir.ArrayType(ir.IntType(8), count * max(BITS[dtype] // 8, 1)))
+        row = builder.alloca(ir.ArrayType(ir.IntType(8), size))
         row.align = 64
         row.type = ir.PointerType()  # llvmlite would keep the type of what it points to
         return row
-
-
-def padded(count: int, lanes: int) -> int:
-    """Elements of a row rounded up to whole vectors."""
-    return -(-count // lanes) * lanes

@@ -18,7 +18,7 @@ import numpy as np
 
 from plait.backends.llvm.loop.kernel import Kernel
 from plait.backends.llvm.native.emit import Layout, emit_kernel, layout_of
-from plait.backends.llvm.native.jit import compile_object, link_object, new_module
+from plait.backends.llvm.native.jit import address_of, compile_object, link_object, new_module
 from plait.backends.llvm.native.target import host
 from plait.base.config import config
 
@@ -57,10 +57,16 @@ def _compile(fresh: dict[object, Kernel]) -> None:
     names = {key: f"plait_kernel{next(_numbers)}" for key in fresh}
     for key, kernel in fresh.items():
         emit_kernel(module, kernel, names[key])
-    addresses = link_object(compile_object(module), names.values())
+    addresses = link_object(compile_object(module), names.values(), _imports())
     for key, kernel in fresh.items():
         name = names[key]
         _compiled[key] = CompiledKernel(name, addresses[name], layout_of(kernel))
+
+
+@functools.cache
+def _imports() -> dict[str, int]:
+    library = ctypes.CDLL(None)
+    return {name: address_of(getattr(library, name)) for name in ("malloc", "free")}
 
 
 @functools.cache
