@@ -372,3 +372,14 @@ def test_pool_survives_being_stopped(two_threads):
     for count in (1, 2, 1, 4, 2):
         pool.set_num_threads(count)
         np.testing.assert_array_equal(entry(x)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "kind,words", [("llvm", ["define", "plait_kernel"]), ("asm", ["plait_kernel"])]
+)
+def test_listings_show_kernels_and_driver(kind, words):
+    entry = build_entry(row_plan(3, 8), fail)
+    text = entry.listing(kind)
+    assert all(word in text for word in words)
+    with pytest.raises(ValueError, match="expected 'llvm' or 'asm'"):
+        entry.listing("english")

@@ -21,10 +21,13 @@ from plait.backends.llvm.native import pool, python_abi
 from plait.backends.llvm.native.arena import arena_functions
 from plait.backends.llvm.native.blas import find_blas, thread_guards
 from plait.backends.llvm.native.driver import Driver
-from plait.backends.llvm.native.jit import compile_object, link_object, new_module
-from plait.backends.llvm.native.kernels import compile_kernels
+from plait.backends.llvm.native.emit import emit_kernel
+from plait.backends.llvm.native.jit import assembly, compile_object, link_object, new_module
+from plait.backends.llvm.native.kernels import CompiledKernel, compile_kernels
 from plait.backends.llvm.native.status import failure_handler
 from plait.backends.llvm.plan import Check, Gemm, KernelCall, Plan
+from plait.base.config import config
+from plait.base.errors import InvalidArgument, check
 
 __all__ = ["CompiledEntry", "build_entry"]
 
@@ -36,11 +39,38 @@ DRIVER_LEVEL = 0
 class CompiledEntry:
     """The native form of a plan; `call` is the builtin itself, which is what hot paths use."""
 
-    __slots__ = ("call", "plan")
+    __slots__ = ("_codes", "_level", "call", "plan")
 
-    def __init__(self, plan: Plan, call: Callable[..., tuple[np.ndarray[Any, Any], ...]]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        call: Callable[..., tuple[np.ndarray[Any, Any], ...]],
+        codes: list[CompiledKernel | None],
+        level: int,
+    ) -> None:
         self.plan = plan
         self.call = call
+        self._codes = codes
+        self._level = level
+
+    def listing(self, kind: str) -> str:
+        """What was generated, built anew: kind "llvm" (as emitted) or "asm" (machine code).
+
+        Kernels come first, each once, under their canonical names, then the driver.
+        """
+        check(
+            kind in ("llvm", "asm"),
+            InvalidArgument,
+            lambda: f"listing: argument 'kind' is {kind!r}; expected 'llvm' or 'asm'.",
+        )
+        kernels, driver = new_module("kernels"), new_module(self.plan.name)
+        for step, code in zip(self.plan.steps, self._codes):
+            if isinstance(step, KernelCall) and code and code.name not in kernels.globals:
+                emit_kernel(kernels, step.kernel, code.name)
+        Driver(driver, self.plan, self._codes, find_blas()).emit("entry")
+        if kind == "llvm":
+            return f"{kernels}\n{driver}"
+        return assembly(kernels, config.opt_level) + assembly(driver, self._level)
 
     def __call__(self, *inputs: Any) -> tuple[np.ndarray[Any, Any], ...]:
         """Run the plan on arrays and ints in the order of its inputs; returns its outputs."""
@@ -72,6 +102,5 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
         imports |= {f"plait_gemv_{dtype}": address for dtype, address in blas.gemv.items()}
     level = DRIVER_LEVEL if blas is not None or not has_products else 2
     address = link_object(compile_object(module, level), [name], imports)[name]
-    return CompiledEntry(
-        plan, python_abi.make_builtin(plan.name, address, failure_handler(plan, raise_check))
-    )
+    call = python_abi.make_builtin(plan.name, address, failure_handler(plan, raise_check))
+    return CompiledEntry(plan, call, codes, level)

@@ -21,7 +21,7 @@ from plait.base import log
 from plait.base.config import config
 from plait.base.errors import InternalError
 
-__all__ = ["address_of", "compile_object", "link_object", "new_module"]
+__all__ = ["address_of", "assembly", "compile_object", "link_object", "new_module"]
 
 _lock = threading.RLock()
 _numbers = itertools.count()
@@ -57,6 +57,14 @@ def _optimise(parsed: Any, level: int) -> None:
         manager.add_instruction_combine_pass()
         manager.add_simplify_cfg_pass()
     manager.run(parsed, builder)
+
+
+def assembly(module: Any, level: int) -> str:
+    """The machine code of a module as text; nothing is linked."""
+    with _lock:
+        parsed = llvm.parse_assembly(str(module))
+        _optimise(parsed, level)
+        return str(machine(level).emit_assembly(parsed))
 
 
 def compile_object(module: Any, level: int | None = None) -> bytes:
