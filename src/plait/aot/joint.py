@@ -24,13 +24,13 @@ from plait.capture.proxy import ProxyMode, Recorder, graph_meta
 from plait.capture.shape_env import ShapeEnv
 from plait.dispatch.state import tls
 from plait.ir.descriptors import (
+    AOTOutput,
     DifferentiableAOTInput,
     GradAOTOutput,
     InputMutationAOTOutput,
     IntermediateBaseAOTOutput,
     PhiloxForwardBaseOffsetAOTInput,
     PhiloxForwardSeedAOTInput,
-    PlainAOTOutput,
     TangentAOTInput,
 )
 from plait.ir.graph import Graph, IntType, Node, Value
@@ -122,7 +122,7 @@ def trace_joint(
             outputs = classify_outputs(results, arguments, captured.outputs)
             infos = input_infos(arguments, specs)
             meta = ViewAndMutationMeta(infos, outputs.infos, len(outputs.bases))
-            _forward_returns(recorder, meta, arguments, outputs)
+            _forward_returns(recorder, meta, arguments, outputs, captured.output_descs)
             grad_inputs = (
                 _backward(recorder, meta, specs, primals, arguments, outputs, env)
                 if training
@@ -182,18 +182,22 @@ def _primal_argument(primal: Tensor, spec: InputSpec, training: bool) -> Tensor:
 
 
 def _forward_returns(
-    recorder: Recorder, meta: ViewAndMutationMeta, arguments: list[Tensor], outputs: Outputs
+    recorder: Recorder,
+    meta: ViewAndMutationMeta,
+    arguments: list[Tensor],
+    outputs: Outputs,
+    descs: list[AOTOutput],
 ) -> None:
-    """Append mutated inputs, plain outputs and bases, with their descriptors."""
+    """Append mutated inputs, plain outputs (``descs`` of the captured graph) and bases."""
     graph = recorder.builder.graph
     for i in meta.mutated_inputs:
         desc = graph.inputs[i].desc
         assert desc is not None
         _append(recorder, arguments[i], InputMutationAOTOutput(desc))
     for idx, tensor in outputs.plain:
-        _append(recorder, tensor, PlainAOTOutput(idx))
+        _append(recorder, tensor, descs[idx])
     for idx, tensor in outputs.bases:
-        _append(recorder, tensor, IntermediateBaseAOTOutput(PlainAOTOutput(idx)))
+        _append(recorder, tensor, IntermediateBaseAOTOutput(descs[idx]))
 
 
 def _append(recorder: Recorder, tensor: Tensor, desc: Any) -> None:

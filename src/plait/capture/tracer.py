@@ -398,6 +398,7 @@ _CONSTANTS = (bool, int, float, complex, str, type(None))
 def _outputs(mode: CaptureMode, result: Any) -> Any:
     """Append the leaves of the result as graph outputs; return its treespec."""
     flat, spec = optree.tree_flatten(result, none_is_leaf=True)
+    labels = [path.codify("output") for path in spec.accessors()]
     for idx, leaf in enumerate(flat):
         if isinstance(leaf, Tensor):
             item: Any = mode.recorder.value_of(
@@ -413,7 +414,7 @@ def _outputs(mode: CaptureMode, result: Any) -> Any:
                 "tensors, numbers, strings and None, in tuples, lists, dicts or "
                 "registered pytree classes."
             )
-        mode.recorder.builder.output(item, PlainAOTOutput(idx))
+        mode.recorder.builder.output(item, PlainAOTOutput(idx, labels[idx]))
     return spec
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from plait.base.config import config
 from plait.demo import show
 from plait.demo.data import Digits, load_digits
-from plait.demo.training import BATCH, Run, train
+from plait.demo.training import BATCH, Run, joint_graph_io, train
 
 __all__ = ["DEFAULT_EPOCHS", "run_demo"]
 
@@ -41,6 +41,8 @@ def run_demo(
     )
     eager = _train(console, data, None, epochs, seed)
     compiled = _train(console, data, backend, epochs, seed)
+    console.print("\n[bold]Inputs and outputs of the joint graph of the loss[/]")
+    console.print(Text(joint_graph_io(data, backend)), soft_wrap=True)
     _explain(console, compiled)
     console.print(show.epochs_table(eager, compiled))
     console.print(show.speed_table(eager, compiled))
@@ -63,7 +65,7 @@ def _train(console: Console, data: Digits, backend: str | None, epochs: int, see
 
 
 def _explain(console: Console, run: Run) -> None:
-    console.print("\n[bold]Inputs and outputs of the joint graph[/]")
+    console.print("\n[bold]Inputs and outputs of the training step, one program[/]")
     console.print(Text(run.step.print_io()), soft_wrap=True)
     console.print(show.kernels_table(kernel_list(run)))
 

@@ -22,7 +22,7 @@ from plait.optim import AdamW
 from plait.tensor.tensor import Tensor, from_numpy
 from plait.transforms.func import value_and_grad
 
-__all__ = ["Run", "build_model", "make_predict", "make_step", "train"]
+__all__ = ["Run", "build_model", "joint_graph_io", "make_predict", "make_step", "train"]
 
 BATCH = 64
 WIDTH = 128
@@ -50,6 +50,24 @@ def make_step(model: Module, optimizer: AdamW) -> Step:
         return loss, params, state
 
     return step
+
+
+def joint_graph_io(data: Digits, backend: str) -> str:
+    """What the joint graph of the model's loss takes and gives: parameters, tangents, gradients.
+
+    The graph that compiling the loss alone makes; the training step contains the same work as one
+    program, in which parameters are arguments and gradients stay inside.
+    """
+    model = build_model()
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(model(images), labels)
+
+    compiled = compile_function(loss, backend=backend, fullgraph=True)
+    images, labels = next(batches(data, BATCH, 0, 0))
+    compiled(images, labels).backward()
+    table: str = compiled.print_io()
+    return table
 
 
 def make_predict(model: Module) -> Callable[[Params, Tensor], Tensor]:

@@ -28,6 +28,7 @@ Names follow PyTorch's AOT descriptors, whose ``...AOTInput`` / ``...AOTOutput``
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 
 __all__ = [
@@ -72,6 +73,9 @@ __all__ = [
 ]
 
 
+_NO_NAME = re.compile(r"\W+")
+
+
 def _require(value: object, kind: type | tuple[type, ...], owner: object, field: str) -> None:
     """The law of nesting: ``value`` must be a ``kind``."""
     if not isinstance(value, kind):
@@ -94,8 +98,8 @@ class _Descriptor:
 
     def name(self) -> str:
         """A name for the value, before it is made unique: ``grad_weight``, ``x``, ``saved_3``."""
-        parts = [p.replace(".", "_") for p in self._parts()]
-        return "_".join(([self.prefix] if self.prefix else []) + parts) or type(self).__name__
+        parts = ([self.prefix] if self.prefix else []) + self._parts()
+        return _NO_NAME.sub("_", "_".join(parts)).strip("_") or type(self).__name__
 
     prefix = ""
 
@@ -388,13 +392,16 @@ class DifferentiableAOTOutput(AOTOutput):
 
 @dataclass(frozen=True)
 class PlainAOTOutput(DifferentiableAOTOutput):
-    """The ``idx``-th flat user output."""
+    """The ``idx``-th flat user output; ``label`` is its path in the result."""
 
     idx: int
-    prefix = "output"
+    label: str = ""
 
     def expr(self) -> str:
-        return f"output[{self.idx}]"
+        return self.label or f"output[{self.idx}]"
+
+    def _parts(self) -> list[str]:
+        return [self.label] if self.label else ["output", str(self.idx)]
 
 
 @dataclass(frozen=True)
