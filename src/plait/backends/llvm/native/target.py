@@ -48,11 +48,14 @@ def _widest(features: Any) -> int:
 def _host(vector_bits: int) -> Host:
     _initialised()
     features = llvm.get_host_cpu_features()
+    width = vector_bits or _widest(features)
+    # Some processors' tuning halves wide vectors unless told not to.
+    wide = ",-prefer-256-bit" if features.get("avx512f") and width == 512 else ""
     return Host(
         llvm.get_process_triple(),
         llvm.get_host_cpu_name(),
-        features.flatten(),
-        vector_bits or _widest(features),
+        features.flatten() + wide,
+        width,
         tuple(llvm.llvm_version_info),
     )
 
