@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from plait.base.config import config
 from plait.dispatch.state import ThreadState, tls
 
 settings.register_profile(
@@ -23,6 +24,13 @@ def torch() -> ModuleType:
     module = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
     module.set_num_threads(1)
     return module
+
+
+@pytest.fixture(autouse=True, scope="session")
+def every_graph_is_verified() -> Iterator[None]:
+    """Tests compile with the verifiers between passes on."""
+    with config.override(verify=True):
+        yield
 
 
 @pytest.fixture

@@ -117,6 +117,11 @@ class CompiledFunction:
                 return self.fn(*args, **kwargs) if run is None else entry.finish(run(inputs))
         return self._miss(args, kwargs)
 
+    def __repr__(self) -> str:
+        count = len(self.entries)
+        entries = "not compiled yet" if not count else f"{count} entr{'y' if count == 1 else 'ies'}"
+        return f"<compiled {self.__name__}: backend {self.backend_name}, {entries}>"
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 

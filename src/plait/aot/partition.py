@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.aot.joint import JointGraph
+from plait.base.config import config
 from plait.base.names import NameScope
 from plait.ir.descriptors import (
     PhiloxForwardBaseOffsetAOTInput,
@@ -61,8 +62,9 @@ def default_partition(joint: JointGraph) -> Partition:
         forward.outputs.append(value)
         forward.output_descs.append(SavedForBackwardsAOTOutput(idx))
     backward, symbols = _backward_graph(graph, saved, tangents, backward_nodes, num_forward)
-    verify(forward, functional=True)
-    verify(backward, functional=True)
+    if config.verify:
+        verify(forward, functional=True)
+        verify(backward, functional=True)
     return Partition(forward, backward, saved, saved_is_input, symbols)
 
 
@@ -98,7 +100,7 @@ def _backward_nodes(graph: Graph, grads: list[Any], forward: set[int]) -> list[N
 
 def _is_free(node: Node) -> bool:
     """Whether doing ``node`` again costs nothing: a view, or a constant."""
-    return is_view(node.op) or (not any(True for _ in node.inputs()) and not is_impure(node.op))
+    return is_view(node.op) or (not node.inputs() and not is_impure(node.op))
 
 
 def _saved_values(nodes: list[Node], tangents: list[Value], grads: list[Any]) -> list[Value]:

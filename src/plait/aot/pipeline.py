@@ -10,6 +10,7 @@ from typing import Any
 from plait.aot.joint import InputSpec, JointGraph, trace_joint
 from plait.aot.partition import Partition, default_partition
 from plait.aot.runtime import BackwardProgram, Compiled, Runtime
+from plait.base.config import config
 from plait.base.errors import BackendCompilerFailed, PlaitError
 from plait.capture.shape_env import ShapeEnv
 from plait.ir.graph import Graph
@@ -61,7 +62,8 @@ def compile_ahead(
     """
     times: dict[str, float] = {}
     started = time.perf_counter()
-    verify(captured)
+    if config.verify:
+        verify(captured)
     training = grad_enabled and any(s.requires_grad for s in specs)
     joint = trace_joint(captured, specs, env, training=training)
     times["joint trace"] = time.perf_counter() - started
@@ -92,7 +94,9 @@ def compile_ahead(
             tangents=joint.meta.traced_tangents,
         )
     else:
-        forward = verify(joint.graph, functional=True)
+        forward = joint.graph
+        if config.verify:
+            verify(forward, functional=True)
     forward.name = "forward"
     env.frozen = True
     compiled = compile_graph(forward)

@@ -3,6 +3,7 @@
 Owns `NameScope` and `identifier`; must not know what is named.
 """
 
+import functools
 import keyword
 import re
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ __all__ = ["NameScope", "identifier"]
 _NOT_ALLOWED = re.compile(r"[^0-9A-Za-z_]+")
 
 
+@functools.lru_cache(maxsize=4096)
 def identifier(text: str) -> str:
     """The nearest ASCII Python identifier to `text`; never empty, never a keyword.
 

@@ -128,10 +128,42 @@ def _call_mode(
             setattr(tls, s, value)
 
 
+def _call_infra(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first infra mode, where there is no user mode: what a compiler's trace does at each call.
+
+    The same as :func:`_call_mode`, with every choice made; NotImplemented if no slot is taken.
+    """
+    saved_include, saved_exclude = tls.include, tls.exclude
+    functional, proxy, fake = tls.functional_mode, tls.proxy_mode, tls.fake_mode
+    if functional is not None:
+        mode, tls.functional_mode = functional, None
+        is_last = proxy is None and fake is None
+    elif proxy is not None:
+        mode, tls.proxy_mode = proxy, None
+        is_last = fake is None
+    elif fake is not None:
+        mode, tls.fake_mode = fake, None
+        is_last = True
+    else:
+        return NotImplemented
+    if is_last:
+        tls.include = saved_include & ~_PYTHON
+    tls.exclude = saved_exclude | ABOVE_PYTHON
+    try:
+        return mode.__plait_dispatch__(op, (), args, kwargs)
+    finally:
+        tls.include, tls.exclude = saved_include, saved_exclude
+        tls.functional_mode, tls.proxy_mode, tls.fake_mode = functional, proxy, fake
+
+
 def _handle(op: Overload, lower: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One call at the Python key: modes, then subclasses, then (a stale key) the layers below."""
     if op.is_composite:
         return op.composite_body(*args, **kwargs)
+    if not tls.modes:
+        result = _call_infra(op, args, kwargs)
+        if result is not NotImplemented:
+            return result
     subclassed = [t for t in tensors_in((*args, *kwargs.values())) if t._keys & _PYTHON]
     types = tuple({type(t): None for t in subclassed})
     asked: list[str] = []

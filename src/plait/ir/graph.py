@@ -72,7 +72,17 @@ class Node:
     numbers, strings, dtypes, devices and None. ``source`` is the user's stack, innermost last.
     """
 
-    __slots__ = ("args", "grad_enabled", "kwargs", "op", "origin", "results", "seq", "source")
+    __slots__ = (
+        "_inputs",
+        "args",
+        "grad_enabled",
+        "kwargs",
+        "op",
+        "origin",
+        "results",
+        "seq",
+        "source",
+    )
 
     def __init__(
         self,
@@ -89,16 +99,20 @@ class Node:
         self.args = args
         self.kwargs = kwargs
         self.results: tuple[Value, ...] = ()
+        self._inputs: tuple[Value, ...] | None = None
         self.source = source
         self.grad_enabled = grad_enabled
         self.origin = origin
         self.seq = seq
 
-    def inputs(self) -> Iterator[Value]:
-        """The values that the node reads, in order, with repetition."""
-        yield from values_in(self.args)
-        if self.kwargs:
-            yield from values_in(tuple(self.kwargs.values()))
+    def inputs(self) -> tuple[Value, ...]:
+        """The values that the node reads, in order, with repetition.
+
+        Found once: the arguments of a node never change; a pass that wants others makes a node.
+        """
+        if self._inputs is None:
+            self._inputs = tuple([*values_in(self.args), *values_in(tuple(self.kwargs.values()))])
+        return self._inputs
 
     @property
     def result(self) -> Value:
