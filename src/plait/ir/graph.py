@@ -111,7 +111,10 @@ class Node:
         Found once: the arguments of a node never change; a pass that wants others makes a node.
         """
         if self._inputs is None:
-            self._inputs = tuple([*values_in(self.args), *values_in(tuple(self.kwargs.values()))])
+            self._inputs = (
+                *values_in(self.args),
+                *values_in(tuple(self.kwargs.values())),
+            )
         return self._inputs
 
     @property
