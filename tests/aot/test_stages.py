@@ -24,6 +24,8 @@ def compiled_program(p: Program, dynamic: bool) -> Any:
     return compiled.entries[0].segments[0].compiled
 
 
+@pytest.mark.spec("D3")
+@pytest.mark.spec("D6")
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("p", PROGRAMS, ids=lambda p: p.name)
 def test_every_input_and_output_of_every_graph_has_a_descriptor(p: Program, dynamic: bool) -> None:
@@ -40,6 +42,7 @@ def test_every_input_and_output_of_every_graph_has_a_descriptor(p: Program, dyna
         assert len(rows) == 1 + len(graph.inputs) + len(graph.outputs)
 
 
+@pytest.mark.spec("C3")
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("p", PROGRAMS, ids=lambda p: p.name)
 def test_counts_of_the_metadata_are_those_of_the_graph(p: Program, dynamic: bool) -> None:
@@ -51,6 +54,7 @@ def test_counts_of_the_metadata_are_those_of_the_graph(p: Program, dynamic: bool
     assert len(aot.forward.outputs) == returns + made
 
 
+@pytest.mark.spec("C16")
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("p", PROGRAMS, ids=lambda p: p.name)
 def test_emitted_hot_path_equals_the_reference_method(p: Program, dynamic: bool) -> None:
@@ -106,6 +110,7 @@ def test_gradients_pair_with_parameters_and_tangents_with_outputs() -> None:
     assert "_0_weight" in [v.name for v in joint.inputs]
 
 
+@pytest.mark.spec("C6")
 def test_backward_nodes_tell_the_forward_line() -> None:
     def f(x: Any) -> Any:
         y = x.sin()
@@ -135,6 +140,7 @@ def test_symbols_that_no_saved_tensor_shows_pass_as_ints() -> None:
     assert all(isinstance(v, Value) for v in backward.inputs)
 
 
+@pytest.mark.spec("C8")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "llvm"])
 def test_dropout_draws_the_same_numbers(backend: str) -> None:
     def f(x: Any) -> Any:

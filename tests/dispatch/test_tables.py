@@ -55,6 +55,7 @@ def test_precedence_of_composites(op: Overload) -> None:
     assert op(Thing(CPU | AUTOGRAD)) == "autograd cpu"
 
 
+@pytest.mark.spec("E14")
 def test_registration_takes_effect_at_the_next_call(op: Overload) -> None:
     op.register(DispatchKey.CPU, lambda x, n, *, scale: 1)
     assert op(Thing()) == 1
@@ -68,6 +69,7 @@ def test_second_registration_names_the_place_of_the_first(op: Overload) -> None:
         op.register(DispatchKey.CPU, lambda x, n, *, scale: 2)
 
 
+@pytest.mark.spec("E2")
 def test_fallthrough_is_skipped(op: Overload) -> None:
     op.register(DispatchKey.CPU, lambda x, n, *, scale: "cpu")
     op.kernels[DispatchKey.AUTOGRAD_CPU] = FALLTHROUGH
@@ -79,6 +81,7 @@ def test_missing_kernel_names_operator_and_backend(op: Overload) -> None:
         op(Thing(DispatchKey.CUDA.mask))
 
 
+@pytest.mark.spec("E2")
 def test_global_fallback_runs_only_where_there_is_no_kernel(op: Overload) -> None:
     op.register(DispatchKey.CPU, lambda x, n, *, scale: "cpu")
     key = DispatchKey.TRACER
@@ -105,6 +108,7 @@ def test_wrong_arguments_name_operator_and_argument(op: Overload) -> None:
         op(Thing(), unknown=1)
 
 
+@pytest.mark.spec("E3")
 def test_guards_restore_state_after_an_exception() -> None:
     before = (tls.include, tls.exclude)
     with pytest.raises(ZeroDivisionError), include_keys(1), exclude_keys(2):
@@ -112,6 +116,7 @@ def test_guards_restore_state_after_an_exception() -> None:
     assert (tls.include, tls.exclude) == before
 
 
+@pytest.mark.spec("E3")
 def test_threads_have_their_own_state() -> None:
     seen: list[int] = []
     with include_keys(DispatchKey.TRACER.mask):
@@ -145,6 +150,7 @@ def cpu_op(op: Overload) -> Iterator[Overload]:
     assert not tls.modes and tls.include == 0 and tls.exclude == 0
 
 
+@pytest.mark.spec("E6")
 def test_modes_are_asked_innermost_first_then_the_slots(cpu_op: Overload) -> None:
     log: list[str] = []
     with (
@@ -157,6 +163,7 @@ def test_modes_are_asked_innermost_first_then_the_slots(cpu_op: Overload) -> Non
     assert log == ["inner", "outer", "functional", "fake"]
 
 
+@pytest.mark.spec("E6")
 def test_a_taken_slot_is_an_error(cpu_op: Overload) -> None:
     with Fake("a", []), pytest.raises(RegistrationError, match="slot is taken"), Fake("b", []):
         pass

@@ -31,11 +31,13 @@ OUTPUTS: list[d.AOTOutput] = [
 ]  # fmt: skip
 
 
+@pytest.mark.spec("D1")
 def test_every_kind_has_an_expression_and_they_differ() -> None:
     assert all(x.expr() for x in INPUTS) and all(x.expr() for x in OUTPUTS)
     assert len({*INPUTS, *OUTPUTS}) == len(INPUTS) + len(OUTPUTS)
 
 
+@pytest.mark.spec("D1")
 def test_bases_have_no_expression() -> None:
     for base in (
         d.AOTInput(),
@@ -59,6 +61,7 @@ def test_predicates_delegate_through_subclass_pieces() -> None:
     assert d.TangentAOTInput(OUT).is_tangent() and d.GradAOTOutput(W).is_grad()
 
 
+@pytest.mark.spec("D2")
 @pytest.mark.parametrize(
     "illegal",
     [
