@@ -18,7 +18,7 @@ from plait.testing.samples import SampleInput, sampled, samples
 
 OPERATORS = [q for q in sampled() if not lookup(q).is_composite]
 
-# What may run eagerly inside a compiled graph: operator -> the reason that is recorded.
+# What may run eagerly inside a compiled graph: operator -> how the recorded reason begins.
 NOT_NATIVE = {
     "aten::empty_strided": "memory with gaps or repeats",
     "aten::gather": "gather of a 0-d tensor",
@@ -28,6 +28,11 @@ NOT_NATIVE = {
     "aten::index_add": "index_add of a 0-d or bool tensor",
     "aten::pow.Tensor_Tensor": "an integer raised to a tensor",
     "aten::pow.Scalar": "an integer raised to a tensor",
+}
+# The same where sizes are symbolic.
+NOT_NATIVE_SYMBOLIC = {
+    "aten::cumsum": "cumsum over ",
+    "aten::as_strided_scatter": "a size is symbolic",
 }
 # Memory that nobody has written: only its type is compared.
 UNWRITTEN = {
@@ -94,14 +99,16 @@ def _check_alike(qualname: str, got: Any, wanted: Any, label: str) -> None:
             compare.assert_close(ours, own, family="compiled", label=label)
 
 
-def _check_fallbacks(qualname: str) -> None:
+def _check_fallbacks(qualname: str, allowed: dict[str, str]) -> None:
     """Nothing ran eagerly but what is listed, with the reason that is listed."""
-    allowed = NOT_NATIVE.get(qualname)
     reasons = [event.reason for event in log.events("fallback")]
-    assert [r for r in reasons if r != allowed] == []
+    expected = allowed.get(qualname)
+    assert [r for r in reasons if expected is None or not r.startswith(expected)] == []
 
 
-def _check_compiled(qualname: str, sample: SampleInput, **options: Any) -> None:
+def _check_compiled(
+    qualname: str, sample: SampleInput, allowed: dict[str, str], **options: Any
+) -> None:
     call, label = Call(qualname, sample), f"{qualname} [{sample.name}]"
     plait.manual_seed(0)
     wanted = call(*call.tensors)
@@ -109,12 +116,30 @@ def _check_compiled(qualname: str, sample: SampleInput, **options: Any) -> None:
     compiled = plait.compile(call.traced(), **options)
     plait.manual_seed(0)
     _check_alike(qualname, compiled(*call.tensors), wanted, label)
-    _check_fallbacks(qualname)
+    _check_fallbacks(qualname, allowed)
 
 
 @pytest.mark.parametrize(("qualname", "sample"), _params(_chosen))
 def test_native_code_computes_the_operator(qualname: str, sample: SampleInput) -> None:
-    _check_compiled(qualname, sample)
+    _check_compiled(qualname, sample, NOT_NATIVE)
+
+
+# Samples that were once compiled wrongly, and are not among those chosen.
+WRONG_ONCE = {
+    "aten::empty_strided": ("gaps", "stretched"), "aten::arange.start_step": ("truncated bounds",),
+    "aten::addmm": ("alpha 0 ignores nan",), "aten::_softmax": ("no columns",),
+    "aten::_log_softmax": ("no columns",), "aten::nll_loss_forward": ("one row 0",),
+    "aten::max.dim": ("bfloat16",), "aten::min.dim": ("bfloat16",), "aten::argmax": ("bfloat16",),
+    "aten::argmin": ("bfloat16",), "aten::any.dims": ("no dims",), "aten::all.dims": ("no dims",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("qualname", "sample"),
+    _params(lambda q: [s for s in samples(q) if s.name in WRONG_ONCE.get(q, ())]),
+)
+def test_what_was_wrong_once(qualname: str, sample: SampleInput) -> None:
+    _check_compiled(qualname, sample, NOT_NATIVE)
 
 
 @pytest.mark.sweep
@@ -122,7 +147,18 @@ def test_native_code_computes_the_operator(qualname: str, sample: SampleInput) -
 def test_native_code_computes_the_operator_for_every_sample(
     qualname: str, sample: SampleInput
 ) -> None:
-    _check_compiled(qualname, sample)
+    _check_compiled(qualname, sample, NOT_NATIVE)
+
+
+@pytest.mark.parametrize("qualname", NOT_NATIVE)
+def test_no_operator_is_excused_in_vain(qualname: str) -> None:
+    log.clear()
+    for sample in samples(qualname):
+        call = Call(qualname, sample)
+        plait.compile(call.traced())(*call.tensors)
+        if log.events("fallback"):
+            return
+    raise AssertionError(f"{qualname} is native for every sample: take it off the list")
 
 
 # ---------------------------------------------------------------- gradients
@@ -174,7 +210,7 @@ def test_native_gradients(qualname: str, sample: SampleInput) -> None:
         if own is not None:
             assert ours.dtype is own.dtype and ours.shape == own.shape, label
             compare.assert_close(ours, own, family="compiled", label=label)
-    _check_fallbacks(qualname)
+    _check_fallbacks(qualname, NOT_NATIVE)
 
 
 # ---------------------------------------------------------------- symbolic sizes
@@ -192,4 +228,10 @@ def _large(qualname: str) -> list[SampleInput]:
 
 @pytest.mark.parametrize(("qualname", "sample"), _params(_large))
 def test_symbolic_sizes(qualname: str, sample: SampleInput) -> None:
-    _check_compiled(qualname, sample, backend="aot_eager", dynamic=True)
+    _check_compiled(qualname, sample, {}, backend="aot_eager", dynamic=True)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(("qualname", "sample"), _params(_large))
+def test_native_code_with_symbolic_sizes(qualname: str, sample: SampleInput) -> None:
+    _check_compiled(qualname, sample, NOT_NATIVE | NOT_NATIVE_SYMBOLIC, dynamic=True)

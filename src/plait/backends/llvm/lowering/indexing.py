@@ -127,13 +127,27 @@ def scatter_add_rule(cx: Context, x: Stage, dim: Any, indices: Stage, source: St
 @lowers("aten::scatter.src")
 def scatter_rule(cx: Context, x: Stage, dim: Any, indices: Stage, source: Stage) -> Stage:
     """x[.., index, ..] = source, for every element of `indices`; the last one stays."""
+    values = map_stage(
+        cx.name("values"), cx.op, indices.shape, x.dtype, [source], lambda read, i: read(source, i)
+    )
+    return _replaced(cx, x, dim, indices, values)
+
+
+@lowers("aten::scatter.value")
+def scatter_value_rule(cx: Context, x: Stage, dim: Any, indices: Stage, value: Any) -> Stage:
+    """x[.., index, ..] = value, for every element of `indices`."""
+    term = scalar_term(value, x.dtype)
+    values = map_stage(
+        cx.name("values"), cx.op, indices.shape, x.dtype, [], lambda read, i: term, cost=0
+    )
+    return _replaced(cx, x, dim, indices, values)
+
+
+def _replaced(cx: Context, x: Stage, dim: Any, indices: Stage, values: Stage) -> Stage:
     if not x.shape:
         raise Unsupported("scatter into a 0-d tensor")
     d = wrap(dim, len(x.shape))
     look = looker(cx, indices, x.shape[d], lambda i: i)
-    values = map_stage(
-        cx.name("values"), cx.op, indices.shape, x.dtype, [source], lambda read, i: read(source, i)
-    )
     return scattered(cx, x, values, lambda read, i: put(i, d, look(read, i)), indices, "put")
 
 
