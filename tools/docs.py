@@ -70,7 +70,11 @@ def operators_page() -> str:
         "are derived from the functional ones.\n",
     ]
     for kind in sorted(groups):
-        lines += [f"## {kind}\n", "| schema | vjp | decomposed for backends |", "|---|---|---|"]
+        lines += [
+            f"## {kind}\n",
+            "| schema | vjp | decomposed for backends | sample calls |",
+            "|---|---|---|---|",
+        ]
         ops = sorted(groups[kind], key=lambda op: op.qualname)
         lines += [_operator_row(op) for op in ops]
         lines.append("")
@@ -80,7 +84,9 @@ def operators_page() -> str:
 def _operator_row(op: Any) -> str:
     schema = str(op.schema).replace("|", "\\|")
     vjp = ", ".join(op.vjp) if op.vjp else ""
-    return f"| `{schema}` | {vjp} | {'yes' if op.decomposition else ''} |"
+    samples = importlib.import_module("plait.testing.samples")
+    count = len(samples.samples(op.qualname)) if op.qualname in samples.sampled() else ""
+    return f"| `{schema}` | {vjp} | {'yes' if op.decomposition else ''} | {count} |"
 
 
 def main() -> None:
