@@ -12,6 +12,7 @@ import plait
 from plait.autograd.functional import grad
 from plait.base import log
 from plait.dispatch.dispatcher import lookup
+from plait.ops import aten
 from plait.tensor.tensor import Tensor
 from plait.testing import compare
 from plait.testing.samples import SampleInput, sampled, samples
@@ -21,6 +22,7 @@ OPERATORS = [q for q in sampled() if not lookup(q).is_composite]
 # What may run eagerly inside a compiled graph: operator -> how the recorded reason begins.
 NOT_NATIVE = {
     "aten::empty_strided": "memory with gaps or repeats",
+    "aten::index_select": "index_select of a 0-d tensor",
     "aten::gather": "gather of a 0-d tensor",
     "aten::scatter.src": "scatter into a 0-d tensor",
     "aten::scatter.value": "scatter into a 0-d tensor",
@@ -159,6 +161,18 @@ def test_no_operator_is_excused_in_vain(qualname: str) -> None:
         if log.events("fallback"):
             return
     raise AssertionError(f"{qualname} is native for every sample: take it off the list")
+
+
+@pytest.mark.parametrize("size", [(), (1,), (4,)])
+@pytest.mark.parametrize("name", ["index_select", "gather", "scatter", "scatter_add", "index_add"])
+def test_a_wrong_index_is_an_error(name: str, size: tuple[int, ...]) -> None:
+    x, places = plait.ones(size), plait.tensor([4])
+    source = plait.ones(1 if size or name != "index_add" else ())
+    rest = () if name in ("index_select", "gather") else (source,)
+    for before in (lambda x: x, lambda x: x + 1):
+        call = plait.compile(lambda x, places: getattr(aten, name)(before(x), 0, places, *rest))  # noqa: B023 - called at once
+        with pytest.raises(IndexError, match="out of (bounds|range)"):
+            call(x, places)
 
 
 # ---------------------------------------------------------------- gradients

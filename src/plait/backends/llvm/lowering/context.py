@@ -94,7 +94,12 @@ def meta_of(value: Value) -> TensorMeta:
 def broadcast(index: Index, shape: Sequence[Expr]) -> Index:
     """The index of an operand of `shape` inside a result of at least its rank."""
     tail = index[len(index) - len(shape) :]
-    return tuple(ZERO if size is ONE else i for i, size in zip(tail, shape))
+    return tuple(ZERO if size is ONE and not _checks(i) else i for i, size in zip(tail, shape))
+
+
+def _checks(i: Any) -> bool:
+    """Whether an index must be kept, although 0 is all it may be: it may be wrong."""
+    return isinstance(i, b.DynamicIndex) and i.size is ONE
 
 
 def scalar_term(value: Any, dtype: str) -> Term:

@@ -48,7 +48,7 @@ def looker(cx: Context, indices: Stage, size: Expr, pick: Callable[[Index], Inde
 def index_select_rule(cx: Context, x: Stage, dim: Any, indices: Stage) -> Stage:
     """Slices of x at computed positions of one dimension."""
     if not x.shape:
-        return cx.pointwise(lambda a: a, [x], x.dtype, cost=0)
+        raise Unsupported("index_select of a 0-d tensor")
     d = wrap(dim, len(x.shape))
     look = looker(cx, indices, x.shape[d], lambda i: (i[d],) if indices.shape else ())
     return cx.result([x, indices], lambda read, i: read(x, put(i, d, look(read, i))), cost=2)
