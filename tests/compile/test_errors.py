@@ -48,6 +48,7 @@ MISTAKES: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("leaf written", lambda x: x.add_(1.0), (plait.ones(2, requires_grad=True),)),
     ("select out of range", lambda x: x[5], (X,)),
     ("subtract bools", lambda x: x - x, (X > 0,)),
+    ("devices", lambda x, y: x + y, (X, plait.ones(2, 3, device="meta"))),
     ("split sizes", lambda x: x.split(-1), (X,)),
     ("concatenate shapes", lambda x, y: plait.cat([x, y], 0), (X, plait.ones(2, 4))),
 ]

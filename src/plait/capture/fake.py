@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.base.errors import CaptureError, MissingKernel
+from plait.base.errors import CaptureError
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.keyset import CPU_TENSOR_KEYS
-from plait.dispatch.modes import InfraMode, tensors_in
+from plait.dispatch.modes import InfraMode
 from plait.dispatch.operator import Overload
-from plait.tensor.layout import Layout, TensorMeta
+from plait.ops.metadata import run_on_metadata
+from plait.tensor.layout import TensorMeta
 from plait.tensor.tensor import Tensor, make_fake
 
 __all__ = ["FakeMode", "FakeTensor", "fake_like", "meta_of"]
@@ -51,11 +52,7 @@ def fake_like(
 
 
 class FakeMode(InfraMode):
-    """Runs operators on metadata alone: results come from shape rules.
-
-    A view shares the storage of its input, so that aliasing shows; an in-place operator returns its
-    argument. ``cls`` is the class of the fakes made.
-    """
+    """Runs operators on metadata alone; ``cls`` is the class of the fakes made."""
 
     slot = "fake_mode"
 
@@ -65,37 +62,4 @@ class FakeMode(InfraMode):
     def __plait_dispatch__(
         self, op: Overload, types: tuple[type, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if op.view_rule is not None:
-            return self._view(op, args, kwargs)
-        rule = op.shape_rule
-        if rule is None:
-            raise MissingKernel(
-                f"{op.qualname}: has no shape rule, so it cannot be traced; give it one (a fake)."
-            )
-        metas = rule(*args, **kwargs)
-        if op.schema.is_mutable:
-            return self._written(op, args, kwargs)
-        if isinstance(metas, TensorMeta):
-            return make_fake(metas, cls=self.cls)
-        return tuple([make_fake(m, cls=self.cls) for m in metas])
-
-    def _written(self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The arguments that an in-place or out operator returns, in the order of its schema."""
-        named = op.bind(args, kwargs)
-        written = tuple(named[name] for name in op.schema.mutated_names)
-        return written[0] if len(op.schema.returns) == 1 else written
-
-    def _view(self, op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if op.shape_rule is not None:
-            op.shape_rule(*args, **kwargs)
-        source: Tensor = next(tensors_in(args))
-        layout = Layout(source.shape, source.stride(), source.storage_offset())
-        assert op.view_rule is not None
-        layouts = op.view_rule(layout, *args[1:], **kwargs)
-        if isinstance(layouts, Layout):
-            return self._view_of(source, layouts)
-        return tuple([self._view_of(source, one) for one in layouts])
-
-    def _view_of(self, source: Tensor, layout: Layout) -> Tensor:
-        meta = TensorMeta(layout.shape, source.dtype, source.device, layout.strides)
-        return make_fake(meta, storage=source.storage, cls=self.cls, offset=layout.offset)
+        return run_on_metadata(op, args, kwargs, self.cls)

@@ -15,7 +15,7 @@ from typing import Any
 import optree
 
 from plait.autograd.graph import Node
-from plait.base.errors import CaptureError
+from plait.base.errors import CaptureError, DeviceMismatch
 from plait.base.names import identifier
 from plait.capture.fake import FakeMode, fake_like, meta_of
 from plait.capture.modules import OwnedTensor, is_module_like, swapped
@@ -46,6 +46,7 @@ from plait.ir.descriptors import (
 )
 from plait.ir.graph import Graph, Value
 from plait.symbolic.symint import SymInt
+from plait.tensor.device import CPU
 from plait.tensor.layout import TensorMeta
 from plait.tensor.tensor import Tensor
 
@@ -334,6 +335,11 @@ def _fake_arguments(
         if id(value) in known:
             fakes.append(known[id(value)])
             continue
+        if value.device != CPU:
+            raise DeviceMismatch(
+                f"compile: argument {label_of(leaf.access, names)!r} lies on {value.device}; "
+                "expected a tensor on cpu."
+            )
         fake = fake_like(value, TracedTensor, _argument_meta(value, leaf.access, env, dynamic_dims))
         shared = storages.setdefault(id(value.storage), fake.storage)
         fake._storage = shared

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from plait.base.errors import MissingKernel
+from plait.base.errors import DeviceMismatch, MissingKernel
 from plait.dispatch.keys import AliasKey as A
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.keyset import AUTOGRAD_KEYS, BACKEND_KEYS, FULL, KeySet, below, highest
@@ -82,6 +82,8 @@ def kernel_for_key(op: Overload, key: DispatchKey) -> Kernel | None:
 
 def compute(op: Overload, keyset: int) -> Callable[..., Any]:
     """Compose the callable that ``op`` runs for ``keyset``; MissingKernel if there is none."""
+    if (keyset & BACKEND_KEYS).bit_count() > 1:
+        return _device_mismatch(op)
     remaining = keyset
     while (key := highest(remaining)) is not None:
         remaining = keyset & below(key)
@@ -98,6 +100,22 @@ def compute(op: Overload, keyset: int) -> Callable[..., Any]:
         if key.mask & BACKEND_KEYS:
             break
     raise MissingKernel(missing_message(op, keyset))
+
+
+def _device_mismatch(op: Overload) -> Callable[..., Any]:
+    """What an operator runs for tensors of several backends: the error, naming each argument."""
+
+    def mismatch(*args: Any, **kwargs: Any) -> Any:
+        placed = []
+        for name, value in op.bind(args, kwargs).items():
+            items = value if isinstance(value, list | tuple) else (value,)
+            placed += [f"{name!r} on {t.device}" for t in items if hasattr(t, "_keys")]
+        raise DeviceMismatch(
+            f"{op.qualname}: the tensors lie on different devices; got {', '.join(placed)}; "
+            "expected all on one. Make them on the same device."
+        )
+
+    return mismatch
 
 
 def _below_autograd(kernel: Kernel) -> Callable[..., Any]:

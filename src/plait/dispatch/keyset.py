@@ -16,6 +16,7 @@ __all__ = [
     "BELOW_AUTOGRAD",
     "CPU_TENSOR_KEYS",
     "FULL",
+    "META_TENSOR_KEYS",
     "KeySet",
     "below",
     "highest",
@@ -36,6 +37,9 @@ AUTOGRAD_KEYS = mask_of(ALIAS_KEYS[AliasKey.AUTOGRAD])
 BACKEND_KEYS = mask_of(ALIAS_KEYS[AliasKey.COMPOSITE_EXPLICIT_AUTOGRAD])
 CPU_TENSOR_KEYS = mask_of(
     (DispatchKey.CPU, DispatchKey.ADINPLACE_OR_VIEW, DispatchKey.AUTOGRAD_CPU)
+)
+META_TENSOR_KEYS = mask_of(
+    (DispatchKey.META, DispatchKey.ADINPLACE_OR_VIEW, DispatchKey.AUTOGRAD_META)
 )
 
 

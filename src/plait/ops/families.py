@@ -6,6 +6,7 @@ from plait.ops import indexing as _indexing
 from plait.ops import joining as _joining
 from plait.ops import loss as _loss
 from plait.ops import matmul as _matmul
+from plait.ops import metadata as _metadata
 from plait.ops import normalize as _normalize
 from plait.ops import pointwise as _pointwise
 from plait.ops import random as _random
@@ -23,6 +24,7 @@ MODULES = (
     _joining,
     _loss,
     _matmul,
+    _metadata,
     _normalize,
     _pointwise,
     _random,

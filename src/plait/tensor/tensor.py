@@ -20,7 +20,7 @@ from plait.base.errors import (
     check,
 )
 from plait.dispatch.extract import CONVERTERS
-from plait.dispatch.keyset import CPU_TENSOR_KEYS
+from plait.dispatch.keyset import CPU_TENSOR_KEYS, META_TENSOR_KEYS
 from plait.tensor import device as devices
 from plait.tensor.device import CPU, Device
 from plait.tensor.dtype import FROM_NUMPY, DType, as_dtype
@@ -480,6 +480,8 @@ def make_fake(
     self._dtype = meta.dtype
     self._device = meta.device
     self._offset = offset
+    if meta.device.type == "meta" and cls is Tensor:
+        self._keys = META_TENSOR_KEYS
     if storage is None:
         nbytes = extent(meta.shape, meta.strides) * meta.dtype.itemsize
         storage = fake_storage(nbytes, meta.device)

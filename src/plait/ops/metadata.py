@@ -1,0 +1,80 @@
+"""Running an operator on metadata alone: shape rules and view rules instead of kernels.
+
+Used by fakes (a mode of the compiler) and, as the fallback of the Meta key, by tensors on the
+"meta" device, which have shape, dtype and strides but no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from plait.base.errors import MissingKernel
+from plait.dispatch.dispatcher import register_fallback
+from plait.dispatch.keys import DispatchKey
+from plait.dispatch.modes import tensors_in
+from plait.dispatch.operator import Overload
+from plait.tensor.layout import Layout, TensorMeta
+from plait.tensor.tensor import Tensor, make_fake
+
+__all__ = ["run_on_metadata"]
+
+
+def run_on_metadata(
+    op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], cls: type[Tensor] = Tensor
+) -> Any:
+    """What ``op`` would return, as tensors of class ``cls`` without memory.
+
+    A view shares the storage of its input, so that aliasing shows; an in-place operator returns its
+    argument. Raises what the shape rule raises, MissingKernel if there is none.
+    """
+    if op.view_rule is not None:
+        return _view(op, args, kwargs, cls)
+    if op.shape_rule is None:
+        raise MissingKernel(
+            f"{op.qualname}: has no shape rule, so it cannot run on metadata; give it one (a fake)."
+        )
+    metas = op.shape_rule(*args, **kwargs)
+    if op.schema.is_mutable:
+        return _written(op, args, kwargs)
+    if isinstance(metas, TensorMeta):
+        return make_fake(metas, cls=cls)
+    return tuple([make_fake(m, cls=cls) for m in metas])
+
+
+def _written(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments that an in-place or out operator returns, in the order of its schema."""
+    named = op.bind(args, kwargs)
+    written = tuple(named[name] for name in op.schema.mutated_names)
+    return written[0] if len(op.schema.returns) == 1 else written
+
+
+def _view(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], cls: type[Tensor]) -> Any:
+    if op.shape_rule is not None:
+        op.shape_rule(*args, **kwargs)
+    source: Tensor = next(tensors_in(args))
+    layout = Layout(source.shape, source.stride(), source.storage_offset())
+    assert op.view_rule is not None
+    layouts = op.view_rule(layout, *args[1:], **kwargs)
+    if isinstance(layouts, Layout):
+        return _view_of(source, layouts, cls)
+    return tuple([_view_of(source, one, cls) for one in layouts])
+
+
+def _view_of(source: Tensor, layout: Layout, cls: type[Tensor]) -> Tensor:
+    meta = TensorMeta(layout.shape, source.dtype, source.device, layout.strides)
+    return make_fake(meta, storage=source.storage, cls=cls, offset=layout.offset)
+
+
+def _meta_kernel(op: Overload, lower: int) -> Callable[..., Any] | None:
+    """The kernel of ``op`` for tensors on the meta device."""
+    if op.shape_rule is None:
+        return None
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return run_on_metadata(op, args, kwargs)
+
+    return call
+
+
+register_fallback(DispatchKey.META, _meta_kernel)
