@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plait.backends.llvm.build import BuiltKernel, build_kernel
+from plait.backends.llvm.groups import Group
 from plait.backends.llvm.layouts import Layout, blas_strides, product_layout
 from plait.backends.llvm.loop.indexing import ZERO
 from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
@@ -29,7 +30,7 @@ from plait.backends.llvm.plan import (
     SymbolSource,
     place_temporaries,
 )
-from plait.backends.llvm.schedule import Group, Schedule
+from plait.backends.llvm.schedule import Schedule
 from plait.symbolic.expr import Expr, symbol
 
 __all__ = ["Assembled", "Interface", "assemble"]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plait.backends.llvm.evaluate import Evaluator
+from plait.backends.llvm.fitting import common_dims
+from plait.backends.llvm.groups import Group, Unit
 from plait.backends.llvm.loop.indexing import ONE, ZERO, reindex
 from plait.backends.llvm.loop.kernel import BufferParam, Kernel, ScatterIndex, Store
 from plait.backends.llvm.loop.terms import Axis, GatherDim
@@ -17,7 +19,7 @@ from plait.backends.llvm.loop.transform import canonical, collapse
 from plait.backends.llvm.loop.verify import verify_kernel
 from plait.backends.llvm.lowering.stage import Index, Stage
 from plait.backends.llvm.plan import Check
-from plait.backends.llvm.schedule import Group, Schedule, Unit, common_dims
+from plait.backends.llvm.schedule import Schedule
 from plait.base.config import config
 
 __all__ = ["BuiltKernel", "build_kernel"]

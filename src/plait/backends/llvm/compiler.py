@@ -8,13 +8,15 @@ code or to the interpreter.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from plait.backends.llvm.assemble import Assembled, Interface, assemble
+from plait.backends.llvm.boundaries import boundaries
 from plait.backends.llvm.build import BuiltKernel
 from plait.backends.llvm.decompose import Lowered, lower_graph
 from plait.backends.llvm.execute import InterpretedEntry
+from plait.backends.llvm.groups import Group
 from plait.backends.llvm.loop.printer import print_kernel
 from plait.backends.llvm.lowering.context import meta_of, sizes
 from plait.backends.llvm.plan import Check, Gemm, InputSpec, KernelCall, Plan, SymbolSource
@@ -26,7 +28,18 @@ from plait.base.log import record
 from plait.ir.graph import Graph, IntType, Value
 from plait.symbolic.expr import Expr
 
-__all__ = ["CompiledGraph", "KernelInfo", "Program", "compile_graph"]
+__all__ = ["CompiledGraph", "KernelInfo", "NotFused", "Program", "compile_graph"]
+
+
+class NotFused(NamedTuple):
+    """Why a kernel is not part of an earlier one: its name, the values it makes, the reason."""
+
+    kernel: str
+    values: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not fused with {self.kernel} ({', '.join(self.values)}): {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,8 @@ class KernelInfo:
     """Graph values it computes."""
     reasons: tuple[str, ...]
     """Why those values have a buffer."""
+    not_fused: tuple[NotFused, ...] = ()
+    """Earlier kernels that share values with this one, and why they are not one kernel."""
 
     def __str__(self) -> str:
         return f"{self.name}: {', '.join(self.ops)} -> {', '.join(self.values)}"
@@ -116,14 +131,19 @@ class Program:
 
     @property
     def kernels(self) -> list[KernelInfo]:
-        """What each step computes."""
-        return [self._info(part) for part in self.assembled.built]
+        """What each step computes, and why it is not part of an earlier one."""
+        groups = self.schedule.groups
+        infos = [self._info(part, group) for part, group in zip(self.assembled.built, groups)]
+        apart: list[list[NotFused]] = [[] for _ in infos]
+        for early, late, reason in boundaries(groups):
+            apart[late].append(NotFused(infos[early].name, infos[early].values, reason))
+        return [replace(info, not_fused=tuple(own)) for info, own in zip(infos, apart)]
 
-    def _info(self, part: BuiltKernel | Gemm) -> KernelInfo:
+    def _info(self, part: BuiltKernel | Gemm, group: Group) -> KernelInfo:
         if isinstance(part, Gemm):
             return KernelInfo(part.name, "gemm", ("gemm",), (part.name,), ("a matrix product",))
-        reasons = {s.name: r for s, r in self.schedule.reasons.items()}
-        why = tuple(reasons[s.name] for s in part.buffers if s.name in reasons)
+        targets = {unit.target for unit in group.units}
+        why = tuple(self.schedule.reasons[s] for s in part.buffers if s in targets)
         return KernelInfo(part.kernel.name, "kernel", part.ops, part.fused, why)
 
     def loops(self) -> str:

@@ -3,23 +3,21 @@
 A *unit* is one stored computation: a map, a reduction, a piece of an assembled buffer, or a matrix
 product. Units are probed for what they read and at which flat positions; units that walk the same
 space, and read each other only where they stand, are put in one *group*, which becomes one kernel.
+Whether two groups fit is `fitting`'s to say.
 Must not know operators, terms' meaning, or LLVM.
-
-Note [Aligned reads]. Let u read v. Both have a flat position in their own memory order. If v is a
-row statistic of the group, u must read it at its row; if v is an element of the full space, at its
-own flat position. Positions are canonical integer expressions, so the test is identity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from plait.backends.llvm.evaluate import Evaluator
+from plait.backends.llvm.fitting import why_apart
+from plait.backends.llvm.groups import Group, Unit, UnitKind
 from plait.backends.llvm.layouts import position_in_root, product_layout
 from plait.backends.llvm.loop.builder import DynamicIndex
-from plait.backends.llvm.loop.indexing import ONE, ZERO, dense_or_contiguous, flatten, refine
+from plait.backends.llvm.loop.indexing import ONE, ZERO, dense_or_contiguous, flatten
 from plait.backends.llvm.loop.terms import Axis
 from plait.backends.llvm.lowering.stage import (
     Index,
@@ -31,67 +29,10 @@ from plait.backends.llvm.lowering.stage import (
 )
 from plait.symbolic.expr import Expr, as_int, product
 
-__all__ = ["Group", "Schedule", "Unit", "schedule"]
+__all__ = ["Schedule", "schedule"]
 
 CHEAP = 4  # a map of this inline cost is recomputed rather than stored when read twice
 DEEP = 24  # maps computed inside each other: a bound on recursion, not on fusion
-UnitKind = Literal["map", "row", "column", "scatter", "gemm"]
-
-
-@dataclass(eq=False, slots=True)
-class Unit:
-    """One stored computation and what it reads."""
-
-    stage: Stage
-    """The stage whose elements are computed (for a piece: its source)."""
-    target: Stage
-    """The stage whose buffer is written."""
-    kind: UnitKind
-    piece: Piece | None = None
-    order: tuple[int, ...] = ()
-    dims: tuple[Expr, ...] = ()
-    """Extents of the points, slowest first in memory."""
-    inner: tuple[Expr, ...] = ()
-    """Extents reduced over, slowest first."""
-    axes: tuple[Axis, ...] = ()
-    reads: dict[Stage, list[Expr | None]] = field(default_factory=dict)
-    """Stored stages read, with the flat positions in their memory; None: a computed position."""
-    flat: Expr = ZERO
-    """Flat position of a point."""
-    full: Expr = ZERO
-    """Flat position in the space including what is reduced over."""
-
-    @property
-    def points(self) -> Expr:
-        """Number of points."""
-        return product(self.dims)
-
-    @property
-    def space(self) -> Expr:
-        """Number of points including what is reduced over."""
-        return product((*self.dims, *self.inner))
-
-
-class Group:
-    """Units that become one kernel (or one product)."""
-
-    __slots__ = ("ancestors", "deps", "number", "units")
-
-    def __init__(self, number: int, unit: Unit) -> None:
-        self.number = number
-        self.units = [unit]
-        self.deps: set[int] = set()
-        self.ancestors: set[int] = set()
-
-    @property
-    def stages(self) -> set[Stage]:
-        """What the group computes."""
-        return {unit.stage for unit in self.units}
-
-    @property
-    def reductions(self) -> list[Unit]:
-        """Its reducing units."""
-        return [u for u in self.units if u.kind in ("row", "column")]
 
 
 @dataclass(slots=True)
@@ -329,7 +270,7 @@ class _Scheduler:
 
     def _try_join(self, late: int, early: int) -> None:
         a, b = self.groups[early], self.groups[late]
-        if not self._is_acyclic(a, b) or not fits(a, b):
+        if not self._is_acyclic(a, b) or why_apart(a, b) is not None:
             return
         a.units.extend(b.units)
         a.deps = (a.deps | b.deps) - {early, late}
@@ -374,110 +315,6 @@ def flat_position(stage: Stage, index: Index) -> Expr | None:
             return None
         total = total + position * stride
     return total
-
-
-# ---------------------------------------------------------------- fitting
-
-
-def fits(a: Group, b: Group) -> bool:
-    """Whether the units of both groups walk one space and read each other where they stand."""
-    units = [*a.units, *b.units]
-    if any(u.kind in ("gemm", "scatter") for u in units):
-        return False
-    rows = [u for u in units if u.kind == "row"]
-    columns = [u for u in units if u.kind == "column"]
-    if rows and columns:
-        return False
-    reducing = rows or columns
-    points, space = _sizes_of(reducing, units)
-    if points is None or space is None or space is ZERO:  # no elements have no rows to share
-        return False
-    if any(u.points not in _allowed(bool(rows), bool(columns), points, space) for u in units):
-        return False
-    if any((u.points, u.space) != (points, space) for u in reducing):
-        return False
-    if any(u.points is ONE and u.space is not ONE for u in rows) and _large_map(units, space):
-        return False
-    return common_dims(units) is not None and _aligned(units, points, space)
-
-
-def _sizes_of(reducing: list[Unit], units: list[Unit]) -> tuple[Expr | None, Expr | None]:
-    """(points of a row statistic, points of the full space) of a group."""
-    if reducing:
-        return reducing[0].points, reducing[0].space
-    return units[0].points, units[0].points
-
-
-def _allowed(rows: bool, columns: bool, points: Expr, space: Expr) -> tuple[Expr, ...]:
-    return (points, space) if rows or not columns else (points,)
-
-
-def _large_map(units: list[Unit], space: Expr) -> bool:
-    """A stored map over everything that is reduced to one element would run on one thread."""
-    size = as_int(space)
-    return (size is None or size > 4096) and any(
-        u.kind == "map" and u.points is space for u in units
-    )
-
-
-def common_dims(units: list[Unit]) -> tuple[tuple[Expr, ...], tuple[Expr, ...]] | None:
-    """(dims of a row statistic, dims reduced over or walked inside a row) common to all units."""
-    first = next((u for u in units if u.inner), units[0])
-    outer, inner = first.dims, first.inner
-    for unit in units:
-        if unit.points is product(outer) and not (unit.kind == "map" and unit.inner):
-            refined = refine(outer, unit.dims)
-            if refined is None:
-                return None
-            outer = refined
-        elif unit.kind == "map":
-            refined = refine((*outer, *inner), unit.dims)
-            if refined is None:
-                return None
-            split = _boundary(refined, product(outer))
-            outer, inner = refined[:split], refined[split:]
-        if unit.inner:
-            again = refine(inner, unit.inner)
-            if again is None:
-                return None
-            inner = again
-    return outer, inner
-
-
-def _boundary(dims: tuple[Expr, ...], points: Expr) -> int:
-    total, k = ONE, 0
-    while total is not points:
-        total, k = total * dims[k], k + 1
-    return k
-
-
-def _aligned(units: list[Unit], points: Expr, space: Expr) -> bool:
-    """Note [Aligned reads]."""
-    made = {u.stage: u for u in units if u.piece is None}
-    written = {u.target for u in units if u.piece is not None}
-    for u in units:
-        for read, positions in u.reads.items():
-            if read in written:
-                return False
-            v = made.get(read)
-            if v is not None and v is not u:
-                wanted = _wanted(u, v, points, space)
-                if any(position is not wanted for position in positions):
-                    return False
-    return True
-
-
-def _wanted(u: Unit, v: Unit, points: Expr, space: Expr) -> Expr | None:
-    """Where u must read v."""
-    if v.points is space and v.points is not points:
-        return u.full if u.space is space else None
-    if u.points is points:
-        return u.flat
-    return u.full // _rows_length(points, space)
-
-
-def _rows_length(points: Expr, space: Expr) -> Expr:
-    return space // points
 
 
 # ---------------------------------------------------------------- the whole
