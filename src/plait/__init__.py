@@ -19,6 +19,7 @@ from plait.base.errors import PlaitError
 from plait.dispatch import DispatchMode
 from plait.ops import functional as _functional
 from plait.ops import methods as _methods
+from plait.ops.conversion import as_tensor, asarray
 from plait.ops.random import Generator, get_rng_state, initial_seed, manual_seed, set_rng_state
 from plait.tensor.device import Device
 from plait.tensor.dtype import (
@@ -41,6 +42,7 @@ from plait.tensor.dtype import (
     uint32,
     uint64,
 )
+from plait.tensor.limits import finfo, iinfo
 from plait.tensor.promotion import promote, result_type
 from plait.tensor.tensor import Tensor, from_dlpack, from_numpy, tensor
 from plait.transforms import func
@@ -63,6 +65,8 @@ __all__ = [
     "PlaitError",
     "Tensor",
     "aot",
+    "as_tensor",
+    "asarray",
     "autograd",
     "backends",
     "bfloat16",
@@ -77,11 +81,13 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "finfo",
     "from_dlpack",
     "from_numpy",
     "func",
     "get_default_dtype",
     "get_rng_state",
+    "iinfo",
     "initial_seed",
     "int8",
     "int16",

@@ -14,6 +14,7 @@ existing code still works.
       InplaceError            RuntimeError         a tensor may not be modified in place here
       AutogradError           RuntimeError         the tape cannot be built or walked
       DataDependentError      RuntimeError         data were read where only metadata exist
+      ExchangeError           BufferError          memory cannot be shared with another library
       CaptureError            RuntimeError         a function cannot be captured
       GuardFailed             RuntimeError         a captured program does not fit its inputs
       BackendCompilerFailed   RuntimeError         a backend raised while it compiled
@@ -36,6 +37,7 @@ __all__ = [
     "DataDependentError",
     "DeviceMismatch",
     "DtypeMismatch",
+    "ExchangeError",
     "GuardFailed",
     "IndexOutOfRange",
     "InplaceError",
@@ -96,6 +98,12 @@ class AutogradError(PlaitError, RuntimeError):
 class DataDependentError(PlaitError, RuntimeError):
     """The data of a tensor were read where only its metadata exist, as while a function is
     captured.
+    """
+
+
+class ExchangeError(PlaitError, BufferError):
+    """Memory cannot be shared with another library: another device, a type that one of them lacks,
+    a capsule consumed twice. Copy the data instead.
     """
 
 

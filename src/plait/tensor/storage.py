@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plait.base.errors import ExchangeError, InvalidArgument
 from plait.tensor.device import CPU, Device
 
 if TYPE_CHECKING:
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
     from plait.tensor.layout import IntLike
 
-__all__ = ["ALIGNMENT", "Storage", "empty_storage", "fake_storage"]
+__all__ = [
+    "ALIGNMENT",
+    "Storage",
+    "buffer_of",
+    "check_describable",
+    "empty_storage",
+    "fake_storage",
+]
 
 ALIGNMENT = 64
 
@@ -115,3 +123,44 @@ def empty_storage(nbytes: int, device: Device = CPU) -> Storage:
 def fake_storage(nbytes: IntLike, device: Device = CPU) -> Storage:
     """A storage without memory."""
     return Storage(None, device, nbytes)
+
+
+def check_describable(array: np.ndarray[Any, Any]) -> None:
+    """Raise InvalidArgument for memory that strides in elements cannot describe, or not aligned."""
+    if any(stride < 0 for stride in array.strides):
+        raise InvalidArgument(
+            f"from_numpy: argument 'array' has a negative stride; got strides {array.strides} in "
+            "bytes; expected strides >= 0. Use array.copy()."
+        )
+    if array.size and any(stride % array.itemsize for stride in array.strides):
+        raise InvalidArgument(
+            "from_numpy: argument 'array' has strides that are not a multiple of the element size; "
+            f"got {array.strides} bytes for elements of {array.itemsize}. Use array.copy()."
+        )
+    if not array.flags.aligned:
+        raise InvalidArgument(
+            "from_numpy: argument 'array' is not aligned to its element type; expected an address "
+            f"that is a multiple of {array.dtype.alignment}. Use array.copy()."
+        )
+
+
+_WRITABLE = 1  # the flag by which a consumer asks for memory it may write to
+
+
+def buffer_of(array: np.ndarray[Any, Any], flags: int) -> memoryview:
+    """The array's memory by Python's buffer protocol.
+
+    Raises ExchangeError for bfloat16, which has no format there, and for read-only memory that is
+    asked for to be written to.
+    """
+    if array.dtype.kind == "V":
+        raise ExchangeError(
+            "__buffer__: bfloat16 has no format in Python's buffer protocol; expected another "
+            "element type. Use tensor.numpy().view(numpy.uint16), or DLPack."
+        )
+    if flags & _WRITABLE and not array.flags.writeable:
+        raise ExchangeError(
+            "__buffer__: the tensor stands on read-only memory; got a request for writable memory. "
+            "Use clone() first."
+        )
+    return memoryview(array)

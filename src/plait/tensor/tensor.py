@@ -15,6 +15,7 @@ from plait.base.errors import (
     AutogradError,
     DataDependentError,
     DtypeMismatch,
+    ExchangeError,
     InvalidArgument,
     ShapeMismatch,
     check,
@@ -22,6 +23,7 @@ from plait.base.errors import (
 from plait.dispatch.extract import CONVERTERS
 from plait.dispatch.keyset import CPU_TENSOR_KEYS, META_TENSOR_KEYS
 from plait.tensor import device as devices
+from plait.tensor import dlpack
 from plait.tensor.device import CPU, Device
 from plait.tensor.dtype import FROM_NUMPY, DType, as_dtype
 from plait.tensor.dtype import from_numpy as dtype_from_numpy
@@ -39,7 +41,13 @@ from plait.tensor.layout import (
     wrap_dim,
 )
 from plait.tensor.printing import tensor_repr
-from plait.tensor.storage import Storage, empty_storage, fake_storage
+from plait.tensor.storage import (
+    Storage,
+    buffer_of,
+    check_describable,
+    empty_storage,
+    fake_storage,
+)
 
 if TYPE_CHECKING:
     from plait.tensor._methods import TensorMethods
@@ -268,11 +276,46 @@ class Tensor(TensorMethods):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.numpy().__dlpack__(**options)
+    def __buffer__(self, flags: int) -> memoryview:
+        """The same memory by Python's buffer protocol.
+
+        Asked for from Python 3.12 on; before that, ``memoryview(tensor.numpy())`` does the same.
+        """
+        return buffer_of(self._exported("__buffer__"), flags)
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule for the same memory (see :func:`plait.from_dlpack`). Raises ExchangeError."""
+        array = self._exported("__dlpack__")
+        return dlpack.capsule_of(
+            array,
+            self._dtype,
+            stream=stream,
+            max_version=max_version,
+            dl_device=dl_device,
+            copy=copy,
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        return dlpack.CPU_DEVICE
+
+    def _exported(self, what: str) -> np.ndarray[Any, Any]:
+        """The array, to be shared with others by `what`, whose writes the tape cannot see."""
+        check(
+            not self._requires_grad,
+            ExchangeError,
+            lambda: (
+                f"{what}: argument 'self' requires grad, and the tape would not see writes by "
+                "others; expected a tensor without requires_grad. Use tensor.detach()."
+            ),
+        )
+        return self._read_data(what)
 
     def item(self) -> Any:
         """The only element as a Python number. Raises ShapeMismatch unless there is exactly one."""
@@ -568,7 +611,7 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     dtype = dtype_from_numpy(array.dtype)
     if type(array) is not np.ndarray:
         array = array.view(np.ndarray)
-    _check_memory(array)
+    check_describable(array)
     self = wrap(array, dtype)
     self._storage, self._offset = Storage(array), 0
     if array.size:
@@ -576,28 +619,21 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     return self
 
 
-def _check_memory(array: np.ndarray[Any, Any]) -> None:
-    """Refuse memory that strides in elements cannot describe."""
-    if any(stride < 0 for stride in array.strides):
-        raise InvalidArgument(
-            f"from_numpy: argument 'array' has a negative stride; got strides {array.strides} in "
-            "bytes; expected strides >= 0. Use array.copy()."
-        )
-    if array.size and any(stride % array.itemsize for stride in array.strides):
-        raise InvalidArgument(
-            "from_numpy: argument 'array' has strides that are not a multiple of the element size; "
-            f"got {array.strides} bytes for elements of {array.itemsize}. Use array.copy()."
-        )
-    if not array.flags.aligned:
-        raise InvalidArgument(
-            "from_numpy: argument 'array' is not aligned to its element type; expected an address "
-            f"that is a multiple of {array.dtype.alignment}. Use array.copy()."
-        )
+def from_dlpack(source: Any, *, copy: bool | None = None) -> Tensor:
+    """A tensor over the memory of any CPU array that speaks DLPack, without a copy.
 
+    `source` has a method `__dlpack__`, or is a capsule that one returned. The memory lives as long
+    as the tensor; memory that its producer calls read-only gives a tensor that refuses in-place
+    writes. `copy=True` asks the producer for a copy. Raises ArgumentTypeError for what does not
+    speak DLPack, and ExchangeError for other devices, element types that no tensor has, negative
+    strides, and a capsule that was consumed before.
 
-def from_dlpack(source: Any) -> Tensor:
-    """A tensor over the memory of any CPU array that speaks DLPack, without a copy."""
-    return from_numpy(np.from_dlpack(source))
+    >>> shared = np.zeros(2)
+    >>> from_dlpack(shared)[0] = 1.0
+    >>> shared
+    array([1., 0.])
+    """
+    return from_numpy(dlpack.array_of(source, copy=copy))
 
 
 # ---------------------------------------------------------------- helpers of the methods
