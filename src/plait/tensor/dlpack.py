@@ -151,7 +151,7 @@ def capsule_of(
     wide = array.view(np.uint16) if dtype is dtypes.bfloat16 else array
     if copy:
         wide = wide.copy()
-    capsule = wide.__dlpack__(max_version=_NEWEST) if is_versioned else wide.__dlpack__()  # type: ignore[call-arg]
+    capsule = wide.__dlpack__(max_version=_NEWEST) if is_versioned else wide.__dlpack__()
     if dtype is dtypes.bfloat16:
         _managed(capsule).tensor.code = _BFLOAT16[0]
     return capsule
@@ -266,7 +266,9 @@ def _array_over(capsule: Any, managed: Any, dtype: DType, is_readonly: bool) -> 
         "data": (0 if is_empty else address, is_readonly),
         "shape": shape,
         "typestr": plain.str,
-        "strides": None if is_empty or strides is None else tuple(s * plain.itemsize for s in strides),
+        "strides": None
+        if is_empty or strides is None
+        else tuple(s * plain.itemsize for s in strides),
         "version": 3,
     }
     owner = _Foreign(capsule, managed, interface)

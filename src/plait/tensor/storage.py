@@ -163,4 +163,4 @@ def buffer_of(array: np.ndarray[Any, Any], flags: int) -> memoryview:
             "__buffer__: the tensor stands on read-only memory; got a request for writable memory. "
             "Use clone() first."
         )
-    return memoryview(array)
+    return memoryview(array)  # type: ignore[arg-type]  # NumPy declares it from 3.12 on
