@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -16,6 +17,16 @@ settings.register_profile(
     "plait", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("plait")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def a_cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests and what they start keep compiled code in a folder that goes away with them."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    with pytest.MonkeyPatch.context() as patch, config.override(cache=True, cache_dir=folder):
+        patch.setitem(os.environ, "PLAIT_CACHE_DIR", folder)
+        patch.delitem(os.environ, "PLAIT_CACHE", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

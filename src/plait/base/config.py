@@ -151,6 +151,9 @@ class Config:
     cache_dir = Setting(
         "PLAIT_CACHE_DIR", os.path.expanduser, _cache_directory, "where compiled code is kept"
     )
+    cache_mb = Setting(
+        "PLAIT_CACHE_MB", _integer(1), lambda: 256, "how much of it is kept, in megabytes"
+    )
     dump_dir = Setting(
         "PLAIT_DUMP_DIR", os.path.expanduser, lambda: "", "write listings here; empty: nowhere"
     )

@@ -68,7 +68,7 @@ def _native(name):
     for dtype in NUMPY:
         _loop(module, name, dtype)
     image = jit.compile_object(module, level=1)
-    return jit.link_object(image, [f"{name}_{dtype}" for dtype in NUMPY])
+    return jit.link_objects([image], [f"{name}_{dtype}" for dtype in NUMPY])
 
 
 def apply(name, dtype, *arrays):

@@ -14,7 +14,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from plait.backends.llvm.native.jit import address_of, compile_object, link_object, new_module
+from plait.backends.llvm.native.jit import address_of, new_module
+from plait.backends.llvm.native.objects import Unit, load_units
 
 __all__ = ["arena_functions"]
 
@@ -64,9 +65,7 @@ def _define_give(module: Any, free: Any) -> None:
     builder.ret_void()
 
 
-@functools.cache
-def arena_functions() -> dict[str, int]:
-    """Addresses of the two functions."""
+def _build() -> Any:
     module = new_module("arena")
     table = ir.ArrayType(I64, SLOTS)
     slots = ir.GlobalVariable(module, table, "plait_arena_slots")
@@ -76,8 +75,13 @@ def arena_functions() -> dict[str, int]:
     free = ir.Function(module, ir.FunctionType(VOID, [POINTER]), "free")
     _define_take(module, allocate, free)
     _define_give(module, free)
+    return module
+
+
+@functools.cache
+def arena_functions() -> dict[str, int]:
+    """Addresses of the two functions."""
     library = ctypes.CDLL(None)
     imported = {name: address_of(getattr(library, name)) for name in ("aligned_alloc", "free")}
-    return link_object(
-        compile_object(module, 0), ("plait_arena_take", "plait_arena_give"), imported
-    )
+    names = ("plait_arena_take", "plait_arena_give")
+    return load_units([Unit("the arena", "arena", names, _build, 0)], imported)

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from plait.backends.llvm.native.jit import address_of, compile_object, link_object, new_module
+from plait.backends.llvm.native.jit import address_of, new_module
+from plait.backends.llvm.native.objects import Unit, load_units
 from plait.base import log
 
 __all__ = ["Blas", "find_blas", "thread_guards"]
@@ -114,25 +115,33 @@ def thread_guards() -> dict[str, int]:
     counted.
     """
     blas = find_blas()
-    module = new_module("blas_threads")
-    state = ir.GlobalVariable(module, ir.ArrayType(I32, 3), "plait_blas_state")
-    state.initializer = ir.Constant(state.value_type, None)
-    state.type = ir.PointerType()
-    names = ("plait_blas_enter", "plait_blas_leave")
-    for name in names:
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
-        builder = ir.IRBuilder(function.append_basic_block())
-        if blas is not None and blas.threads:
-            _define_guard(builder, state, entering=name == names[0])
-        builder.ret_void()
+    switches = blas is not None and bool(blas.threads)
+    names = (*_GUARDS, "plait_blas_state")
+    build = functools.partial(_guards_module, switches)
+    unit = Unit("the BLAS thread guards", f"guards {switches}", names, build, 0)
     imports = {} if blas is None else {f"plait_blas_{k}": v for k, v in blas.threads.items()}
-    addresses = link_object(compile_object(module, 0), (*names, "plait_blas_state"), imports)
+    addresses = load_units([unit], imports)
     if hasattr(os, "register_at_fork"):
         where = addresses["plait_blas_state"]
         os.register_at_fork(after_in_child=lambda: ctypes.memset(where, 0, 12))
     return addresses
 
 
+def _guards_module(switches: bool) -> Any:
+    module = new_module("blas_threads")
+    state = ir.GlobalVariable(module, ir.ArrayType(I32, 3), "plait_blas_state")
+    state.initializer = ir.Constant(state.value_type, None)
+    state.type = ir.PointerType()
+    for name in _GUARDS:
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
+        builder = ir.IRBuilder(function.append_basic_block())
+        if switches:
+            _define_guard(builder, state, entering=name == _GUARDS[0])
+        builder.ret_void()
+    return module
+
+
+_GUARDS = ("plait_blas_enter", "plait_blas_leave")
 LOCK, INSIDE, BEFORE = 0, 1, 2  # words of the state
 
 

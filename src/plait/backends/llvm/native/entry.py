@@ -11,27 +11,28 @@ once.
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from plait.backends.llvm.loop.kernel import Kernel
 from plait.backends.llvm.native import pool, python_abi
 from plait.backends.llvm.native.arena import arena_functions
-from plait.backends.llvm.native.blas import find_blas, thread_guards
-from plait.backends.llvm.native.driver import Driver
-from plait.backends.llvm.native.emit import emit_kernel
-from plait.backends.llvm.native.jit import assembly, compile_object, link_object, new_module
+from plait.backends.llvm.native.blas import Blas, find_blas, thread_guards
+from plait.backends.llvm.native.jit import assembly, new_module
 from plait.backends.llvm.native.kernels import CompiledKernel, compile_kernels
+from plait.backends.llvm.native.objects import Unit, load_units
 from plait.backends.llvm.native.status import failure_handler
 from plait.backends.llvm.plan import Check, Gemm, KernelCall, Plan
+from plait.backends.llvm.structure import plan_text
 from plait.base.config import config
 from plait.base.errors import InvalidArgument, check
 
 __all__ = ["CompiledEntry", "build_entry"]
 
-_numbers = itertools.count()
+ENTRY = "plait_entry"
 DRIVER_LEVEL = 0
 """A driver runs once a call: what it saves in optimising (6 ms) it never loses again."""
 
@@ -63,11 +64,13 @@ class CompiledEntry:
             InvalidArgument,
             lambda: f"listing: argument 'kind' is {kind!r}; expected 'llvm' or 'asm'.",
         )
-        kernels, driver = new_module("kernels"), new_module(self.plan.name)
+        from plait.backends.llvm.native.emit import emit_kernel
+
+        kernels = new_module("kernels")
         for step, code in zip(self.plan.steps, self._codes):
             if isinstance(step, KernelCall) and code and code.name not in kernels.globals:
                 emit_kernel(kernels, step.kernel, code.name)
-        Driver(driver, self.plan, self._codes, find_blas()).emit("entry")
+        driver = _emit(self.plan, self._codes, find_blas())
         if kind == "llvm":
             return f"{kernels}\n{driver}"
         return assembly(kernels, config.opt_level) + assembly(driver, self._level)
@@ -86,9 +89,6 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
     codes = [next(compiled) if isinstance(step, KernelCall) else None for step in plan.steps]
     has_products = any(isinstance(step, Gemm) for step in plan.steps)
     blas = find_blas() if has_products else None
-    name = f"plait_entry{next(_numbers)}"
-    module = new_module(name)
-    Driver(module, plan, codes, blas).emit(name)
     imports = {
         **python_abi.imports(),
         **arena_functions(),
@@ -101,6 +101,33 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
         imports |= {f"plait_gemm_{dtype}": address for dtype, address in blas.gemm.items()}
         imports |= {f"plait_gemv_{dtype}": address for dtype, address in blas.gemv.items()}
     level = DRIVER_LEVEL if blas is not None or not has_products else 2
-    address = link_object(compile_object(module, level), [name], imports)[name]
+    emit = functools.partial(_emit, plan, codes, blas)
+    code = plan_text(plan, _names(plan, codes))
+    unit = Unit(f"driver {plan.name}", code, (ENTRY,), emit, level, _facts(blas))
+    address = load_units([unit], imports)[ENTRY]
     call = python_abi.make_builtin(plan.name, address, failure_handler(plan, raise_check))
     return CompiledEntry(plan, call, codes, level)
+
+
+def _emit(plan: Plan, codes: list[CompiledKernel | None], blas: Blas | None) -> Any:
+    from plait.backends.llvm.native.driver import Driver  # not loaded where all code is found
+
+    module = new_module(plan.name)
+    Driver(module, plan, codes, blas).emit(ENTRY)
+    return module
+
+
+def _names(plan: Plan, codes: list[CompiledKernel | None]) -> Callable[[Kernel], str]:
+    """From the kernels of a plan to the names of their code."""
+    known = {
+        id(step.kernel): code.name
+        for step, code in zip(plan.steps, codes)
+        if isinstance(step, KernelCall) and code is not None
+    }
+    return lambda kernel: known[id(kernel)]
+
+
+def _facts(blas: Blas | None) -> dict[str, object]:
+    """What drivers depend on beside the plan: the interpreter's, NumPy's and the BLAS's ABI."""
+    products = None if blas is None else (blas.integer_bits, sorted(blas.gemm), sorted(blas.gemv))
+    return {"python": python_abi.identity(), "blas": products}

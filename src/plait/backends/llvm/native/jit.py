@@ -21,7 +21,7 @@ from plait.base import log
 from plait.base.config import config
 from plait.base.errors import InternalError
 
-__all__ = ["address_of", "assembly", "compile_object", "link_object", "new_module"]
+__all__ = ["address_of", "assembly", "compile_object", "link_objects", "new_module"]
 
 _lock = threading.RLock()
 _numbers = itertools.count()
@@ -99,12 +99,14 @@ def _engine() -> Any:
     return _kept[0]
 
 
-def link_object(
-    image: bytes, exports: Iterable[str], imports: Mapping[str, int] | None = None
+def link_objects(
+    images: Iterable[bytes], exports: Iterable[str], imports: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Load an object image; returns the addresses of its exported symbols."""
+    """Load object images; returns the addresses of the symbols that they export."""
     names = tuple(exports)
-    builder = llvm.JITLibraryBuilder().add_object_img(image)
+    builder = llvm.JITLibraryBuilder()
+    for image in images:
+        builder.add_object_img(image)
     for name in names:
         builder.export_symbol(name)
     for name, address in (imports or {}).items():

@@ -8,34 +8,49 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from plait.backends.llvm.loop.kernel import Kernel
-from plait.backends.llvm.native.emit import Layout, emit_kernel, layout_of
-from plait.backends.llvm.native.jit import address_of, compile_object, link_object, new_module
+from plait.backends.llvm.native.jit import address_of, new_module
+from plait.backends.llvm.native.objects import Unit, load_units
 from plait.backends.llvm.native.target import host
+from plait.backends.llvm.structure import digest, kernel_text
 from plait.base.config import config
+
+if TYPE_CHECKING:
+    from plait.backends.llvm.native.emit import Layout
 
 __all__ = ["CompiledKernel", "compile_kernels", "run_kernel"]
 
 
-class CompiledKernel(NamedTuple):
-    """Machine code of a kernel and how its items are counted."""
+class CompiledKernel:
+    """Machine code of a kernel, under a name that its structure determines."""
 
-    name: str
-    address: int
-    layout: Layout
+    __slots__ = ("_layout", "address", "kernel", "name")
+
+    def __init__(self, name: str, address: int, kernel: Kernel) -> None:
+        self.name = name
+        self.address = address
+        self.kernel = kernel
+        self._layout: Layout | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """How its items are counted; worked out when first asked for, by an emitter."""
+        if self._layout is None:
+            from plait.backends.llvm.native.emit import layout_of
+
+            self._layout = layout_of(self.kernel)
+        return self._layout
 
 
 _lock = threading.RLock()
 _compiled: dict[object, CompiledKernel] = {}
-_numbers = itertools.count()
 
 
 def _key(kernel: Kernel) -> object:
@@ -43,24 +58,36 @@ def _key(kernel: Kernel) -> object:
 
 
 def compile_kernels(kernels: Sequence[Kernel]) -> list[CompiledKernel]:
-    """Machine code of every kernel; those not seen before are compiled together."""
+    """Machine code of every kernel; that of those not seen before is loaded together."""
     with _lock:
         keys = [_key(kernel) for kernel in kernels]
         fresh = {key: kernel for key, kernel in zip(keys, kernels) if key not in _compiled}
         if fresh:
-            _compile(fresh)
+            _load(fresh)
         return [_compiled[key] for key in keys]
 
 
-def _compile(fresh: dict[object, Kernel]) -> None:
-    module = new_module("kernels")
-    names = {key: f"plait_kernel{next(_numbers)}" for key in fresh}
+def _load(fresh: dict[object, Kernel]) -> None:
+    units = {key: _unit(kernel) for key, kernel in fresh.items()}
+    addresses = load_units(list(units.values()), _imports())
     for key, kernel in fresh.items():
-        emit_kernel(module, kernel, names[key])
-    addresses = link_object(compile_object(module), names.values(), _imports())
-    for key, kernel in fresh.items():
-        name = names[key]
-        _compiled[key] = CompiledKernel(name, addresses[name], layout_of(kernel))
+        (name,) = units[key].exports
+        _compiled[key] = CompiledKernel(name, addresses[name], kernel)
+
+
+def _unit(kernel: Kernel) -> Unit:
+    text = kernel_text(kernel)
+    name = f"plait_kernel_{digest(text)}"
+    emit = functools.partial(_emit, kernel, name)
+    return Unit(f"kernel {kernel.name}", text, (name,), emit, config.opt_level)
+
+
+def _emit(kernel: Kernel, name: str) -> Any:
+    from plait.backends.llvm.native.emit import emit_kernel  # not loaded where all code is found
+
+    module = new_module(name)
+    emit_kernel(module, kernel, name)
+    return module
 
 
 @functools.cache

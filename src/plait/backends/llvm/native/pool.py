@@ -29,7 +29,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from plait.backends.llvm.native.jit import address_of, compile_object, link_object, new_module
+from plait.backends.llvm.native.jit import address_of, new_module
+from plait.backends.llvm.native.objects import Unit, load_units
 from plait.backends.llvm.native.target import host
 from plait.base import log
 from plait.base.config import config
@@ -308,7 +309,8 @@ class _Pool:
             names = (
                 "plait_parallel_for", "plait_worker", "plait_pool_stop", "plait_pool_state"
             )  # fmt: skip
-            self.addresses = link_object(compile_object(_build_module(), 0), names, imports)
+            unit = Unit("the thread pool", "pool", names, _build_module, 0)
+            self.addresses = load_units([unit], imports)
         return self.addresses
 
     def resize(self, count: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from plait.backends.llvm.native.jit import address_of
 from plait.base.errors import InternalError, check
 
-__all__ = ["ArrayFields", "array_fields", "imports", "make_builtin", "type_number"]
+__all__ = ["ArrayFields", "array_fields", "identity", "imports", "make_builtin", "type_number"]
 
 METH_FASTCALL = 0x80
 _ARRAY_NEW = 93  # index of PyArray_New in NumPy's table of C functions
@@ -84,6 +85,14 @@ def imports() -> dict[str, int]:
     found["PyArray_Type"] = id(np.ndarray)
     found["plait_type_error"] = id(TypeError)
     return found
+
+
+def identity() -> str:
+    """What drivers assume of this interpreter and NumPy; part of the key of their code."""
+    fields = array_fields()
+    offsets = (fields.object_type, fields.data, fields.rank, fields.dimensions)
+    numpy_major = np.__version__.partition(".")[0]
+    return f"{sys.implementation.cache_tag}, numpy {numpy_major}, arrays {offsets}"
 
 
 def type_number(dtype: Any) -> int:
