@@ -49,7 +49,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-THREAD_STATE = [n for n in vars(ThreadState) if not n.startswith("_")] + ["modes", "in_handlers"]
+THREAD_STATE = [n for n in vars(ThreadState) if not n.startswith("_")] + ["modes", "handling"]
 
 
 def thread_state() -> dict[str, object]:

@@ -205,6 +205,7 @@ def test_handlers_run_below_autograd(op: Overload) -> None:
     assert calls == ["autograd", "mode"]
 
 
+@pytest.mark.spec("E4")
 def test_stale_python_key_redispatches(cpu_op: Overload) -> None:
     with include_keys(DispatchKey.PYTHON.mask):
         assert cpu_op(Thing()) == "cpu"

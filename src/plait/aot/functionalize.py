@@ -42,6 +42,15 @@ class FunctionalTensor(Tensor):
 
     _keys = CPU_TENSOR_KEYS | DispatchKey.PYTHON.mask
 
+    @classmethod
+    def __plait_dispatch__(
+        cls, op: Overload, types: tuple[type, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        raise CaptureError(
+            f"{op.qualname}: got a functional tensor while no FunctionalMode is active; expected "
+            "it to stay inside the trace that made it."
+        )
+
 
 class FunctionalStorage:
     """A base value that writes replace, and what was done to it."""

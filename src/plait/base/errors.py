@@ -21,6 +21,7 @@ existing code still works.
       InvalidBackend          RuntimeError         no such backend
       SchemaError             ValueError           an operator schema cannot be read
       RegistrationError       RuntimeError         something is registered twice, or wrongly
+      DispatchError           RuntimeError         a layer of the dispatcher cannot answer a call
       MissingKernel           NotImplementedError  an operator has no kernel for these arguments
       InternalError           RuntimeError         our own verifier found our own fault
 
@@ -36,6 +37,7 @@ __all__ = [
     "CaptureError",
     "DataDependentError",
     "DeviceMismatch",
+    "DispatchError",
     "DtypeMismatch",
     "ExchangeError",
     "GuardFailed",
@@ -144,6 +146,12 @@ class SchemaError(PlaitError, ValueError):
 class RegistrationError(PlaitError, RuntimeError):
     """Something is registered twice, under an unknown name, or with a rule that does not fit the
     schema.
+    """
+
+
+class DispatchError(PlaitError, RuntimeError):
+    """A call reached a layer that cannot answer it: a handler that calls itself without end, a
+    mode left out of order, a keyset that names a handler nobody entered.
     """
 
 

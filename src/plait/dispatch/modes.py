@@ -1,50 +1,60 @@
-"""The Python key: modes, tensor subclasses, and the order in which they are asked.
+"""Modes: objects that see every operator of a thread while they are entered.
 
-User modes come first (innermost first), then the infra slots FUNCTIONAL, PROXY, FAKE, then tensor
-subclasses among the arguments. A handler runs with its own mode taken off and with every key above
-Python excluded, so that the operators it issues are post-autograd and go to the next mode. The
-PreDispatch slot, above autograd, holds the capture mode.
+Owns the user stack, the three infra slots and the PreDispatch slot, and the entering and leaving
+of all of them. How a call reaches the handlers is `python_key.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from plait.base.errors import ArgumentTypeError, RegistrationError
-from plait.dispatch.dispatcher import register_fallback
+from plait.base.errors import DispatchError, RegistrationError
 from plait.dispatch.keys import DispatchKey
-from plait.dispatch.keyset import ABOVE_PYTHON
 from plait.dispatch.operator import Overload
-from plait.dispatch.state import exclude_keys, tls
+from plait.dispatch.state import tls
 
-__all__ = ["DispatchMode", "InfraMode", "PreDispatchMode", "tensors_in"]
+__all__ = [
+    "INFRA_SLOTS",
+    "DispatchMode",
+    "InfraMode",
+    "PreDispatchMode",
+    "current_mode",
+    "disable_modes",
+    "infra_mode",
+    "mode_stack",
+    "pop_mode",
+    "sync_python_keys",
+]
 
-_PYTHON = DispatchKey.PYTHON.mask
+PYTHON = DispatchKey.PYTHON.mask
+SNAPSHOT = DispatchKey.PYTHON_TLS_SNAPSHOT.mask
 _PRE_DISPATCH = DispatchKey.PRE_DISPATCH.mask
-_INFRA_SLOTS = ("functional_mode", "proxy_mode", "fake_mode")
+INFRA_SLOTS = ("functional_mode", "proxy_mode", "fake_mode")
 
 
-def tensors_in(args: Iterable[Any]) -> Iterator[Any]:
-    """The tensors among ``args``, also inside lists and tuples."""
-    for a in args:
-        if hasattr(a, "_keys"):
-            yield a
-        elif isinstance(a, list | tuple):
-            yield from tensors_in(a)
+def sync_python_keys() -> None:
+    """The Python key is in the thread's include set just while some mode is active.
 
-
-def _sync_python_key() -> None:
-    """The Python key is in the thread's include set just while some mode is active."""
-    active = tls.modes or any(getattr(tls, slot) is not None for slot in _INFRA_SLOTS)
-    tls.include = tls.include | _PYTHON if active else tls.include & ~_PYTHON
+    The snapshot of the entry state is for users' handlers, so infra modes do without its key.
+    """
+    include = tls.include & ~(PYTHON | SNAPSHOT)
+    if tls.modes:
+        include |= PYTHON | SNAPSHOT
+    elif any(getattr(tls, slot) is not None for slot in INFRA_SLOTS):
+        include |= PYTHON
+    tls.include = include
 
 
 class DispatchMode:
     """A mode of the user: sees every operator of this thread while it is entered.
 
+    The handler runs below autograd, with its own mode taken off, so the operators that it issues go
+    to the next mode. A mode may be entered more than once.
+
     >>> import plait
-    >>> class Logger(DispatchMode):
+    >>> class Logger(plait.DispatchMode):
     ...     def __plait_dispatch__(self, op, types, args, kwargs):
     ...         print(op.qualname)
     ...         return op(*args, **kwargs)
@@ -56,18 +66,38 @@ class DispatchMode:
     def __plait_dispatch__(
         self, op: Overload, types: tuple[type, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Handle one call; return NotImplemented to leave it to the next handler."""
+        """Handle one call; return NotImplemented to leave it to the next handler.
+
+        ``types`` are the classes of the arguments that handle operators themselves. ``args`` and
+        ``kwargs`` are in the calling convention of kernels: every positional argument by position,
+        every keyword-only one by keyword, defaults filled in.
+        """
         return NotImplemented
 
     def __enter__(self) -> Any:
+        if tls.predispatch is self:
+            raise DispatchError(
+                f"mode {type(self).__name__}: is in the PreDispatch slot already; expected an "
+                "object that stands on one stack only. Make a second one."
+            )
         tls.modes.append(self)
-        _sync_python_key()
+        sync_python_keys()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        popped = tls.modes.pop()
-        assert popped is self, "modes leave in the order in which they came"
-        _sync_python_key()
+        _leave(tls.modes, self)
+        sync_python_keys()
+
+
+def _leave(stack: list[Any], mode: Any) -> None:
+    if stack and stack[-1] is mode:
+        stack.pop()
+        return
+    top = type(stack[-1]).__name__ if stack else "nothing"
+    raise DispatchError(
+        f"mode {type(mode).__name__}: modes leave in the reverse of the order in which they were "
+        f"entered; got an exit while the innermost is {top}. Use `with` statements."
+    )
 
 
 class InfraMode(DispatchMode):
@@ -82,115 +112,12 @@ class InfraMode(DispatchMode):
                 "it holds one mode at a time."
             )
         setattr(tls, self.slot, self)
-        _sync_python_key()
+        sync_python_keys()
         return self
 
     def __exit__(self, *exc: object) -> None:
         setattr(tls, self.slot, None)
-        _sync_python_key()
-
-
-def _handlers() -> Iterator[tuple[DispatchMode, str | None]]:
-    """The active modes in the order in which they are asked, with their slot."""
-    for mode in reversed(tls.modes):
-        yield mode, None
-    for slot in _INFRA_SLOTS:
-        mode = getattr(tls, slot)
-        if mode is not None:
-            yield mode, slot
-
-
-def _call_mode(
-    mode: DispatchMode,
-    slot: str | None,
-    op: Overload,
-    types: tuple[type, ...],
-    args: Any,
-    kwargs: Any,
-) -> Any:
-    """Run the handler with its mode, and the modes asked before it, taken off."""
-    saved_modes, saved_include, saved_exclude = tls.modes, tls.include, tls.exclude
-    saved_slots = None
-    if slot is None:
-        tls.modes = saved_modes[: saved_modes.index(mode)]
-    else:
-        tls.modes = []
-        saved_slots = [(s, getattr(tls, s)) for s in _INFRA_SLOTS[: _INFRA_SLOTS.index(slot) + 1]]
-        for s, _ in saved_slots:
-            setattr(tls, s, None)
-    _sync_python_key()
-    tls.exclude = saved_exclude | ABOVE_PYTHON
-    try:
-        return mode.__plait_dispatch__(op, types, args, kwargs)
-    finally:
-        tls.modes, tls.include, tls.exclude = saved_modes, saved_include, saved_exclude
-        for s, value in saved_slots or ():
-            setattr(tls, s, value)
-
-
-def _call_infra(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The first infra mode, where there is no user mode: what a compiler's trace does at each call.
-
-    The same as :func:`_call_mode`, with every choice made; NotImplemented if no slot is taken.
-    """
-    saved_include, saved_exclude = tls.include, tls.exclude
-    functional, proxy, fake = tls.functional_mode, tls.proxy_mode, tls.fake_mode
-    if functional is not None:
-        mode, tls.functional_mode = functional, None
-        is_last = proxy is None and fake is None
-    elif proxy is not None:
-        mode, tls.proxy_mode = proxy, None
-        is_last = fake is None
-    elif fake is not None:
-        mode, tls.fake_mode = fake, None
-        is_last = True
-    else:
-        return NotImplemented
-    if is_last:
-        tls.include = saved_include & ~_PYTHON
-    tls.exclude = saved_exclude | ABOVE_PYTHON
-    try:
-        return mode.__plait_dispatch__(op, (), args, kwargs)
-    finally:
-        tls.include, tls.exclude = saved_include, saved_exclude
-        tls.functional_mode, tls.proxy_mode, tls.fake_mode = functional, proxy, fake
-
-
-def _handle(op: Overload, lower: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One call at the Python key: modes, then subclasses, then (a stale key) the layers below."""
-    if op.is_composite:
-        return op.composite_body(*args, **kwargs)
-    if not tls.modes:
-        result = _call_infra(op, args, kwargs)
-        if result is not NotImplemented:
-            return result
-    subclassed = [t for t in tensors_in((*args, *kwargs.values())) if t._keys & _PYTHON]
-    types = tuple({type(t): None for t in subclassed})
-    asked: list[str] = []
-    for mode, slot in _handlers():
-        result = _call_mode(mode, slot, op, types, args, kwargs)
-        if result is not NotImplemented:
-            return result
-        asked.append(f"mode {type(mode).__name__}")
-    for cls in types:
-        with exclude_keys(ABOVE_PYTHON):
-            result = cls.__plait_dispatch__(op, types, args, kwargs)
-        if result is not NotImplemented:
-            return result
-        asked.append(f"subclass {cls.__name__}")
-    if asked:
-        raise ArgumentTypeError(
-            f"{op.qualname}: every handler answered NotImplemented: {', '.join(asked)}. "
-            "Let one of them handle the operator."
-        )
-    return op.resolve(lower)(*args, **kwargs)
-
-
-def _python_fallback(op: Overload, lower: int) -> Callable[..., Any]:
-    def python_kernel(*args: Any, **kwargs: Any) -> Any:
-        return _handle(op, lower, args, kwargs)
-
-    return python_kernel
+        sync_python_keys()
 
 
 class PreDispatchMode:
@@ -211,6 +138,11 @@ class PreDispatchMode:
             raise RegistrationError(
                 "the PreDispatch slot is taken: a capture is running in this thread."
             )
+        if any(mode is self for mode in tls.modes):
+            raise DispatchError(
+                f"mode {type(self).__name__}: is on the stack of modes already; expected an object "
+                "that stands on one stack only. Make a second one."
+            )
         tls.predispatch = self
         tls.include |= _PRE_DISPATCH
         return self
@@ -220,23 +152,61 @@ class PreDispatchMode:
         tls.include &= ~_PRE_DISPATCH
 
 
-def _pre_dispatch_fallback(op: Overload, lower: int) -> Callable[..., Any]:
-    def redispatch(*args: Any, **kwargs: Any) -> Any:
-        saved = tls.exclude
-        tls.exclude = saved | _PRE_DISPATCH
-        try:
-            return op.call(*args, **kwargs)
-        finally:
-            tls.exclude = saved
-
-    def pre_dispatch_kernel(*args: Any, **kwargs: Any) -> Any:
-        mode = tls.predispatch
-        if mode is None:
-            return op.resolve(lower)(*args, **kwargs)
-        return mode.__plait_predispatch__(op, args, kwargs, redispatch)
-
-    return pre_dispatch_kernel
+# ---------------------------------------------------------------- looking at the stack
 
 
-register_fallback(DispatchKey.PYTHON, _python_fallback)
-register_fallback(DispatchKey.PRE_DISPATCH, _pre_dispatch_fallback)
+def mode_stack() -> tuple[DispatchMode, ...]:
+    """The active modes in the order in which they are asked: users', innermost first, then infra.
+
+    >>> mode_stack()
+    ()
+    """
+    infra = (getattr(tls, slot) for slot in INFRA_SLOTS)
+    return (*reversed(tls.modes), *(mode for mode in infra if mode is not None))
+
+
+def current_mode() -> DispatchMode | None:
+    """The mode that is asked first; None if there is none."""
+    stack = mode_stack()
+    return stack[0] if stack else None
+
+
+def infra_mode(slot: str) -> DispatchMode | None:
+    """The mode in an infra slot: "functional_mode", "proxy_mode" or "fake_mode"."""
+    mode: DispatchMode | None = getattr(tls, slot)
+    return mode
+
+
+@contextmanager
+def pop_mode() -> Iterator[DispatchMode]:
+    """Take the innermost user mode off while the block runs; the block gets the mode.
+
+    DispatchError if there is none.
+    """
+    if not tls.modes:
+        raise DispatchError("pop_mode: no mode is active; expected one. Enter a mode first.")
+    saved = tls.modes
+    tls.modes = saved[:-1]
+    sync_python_keys()
+    try:
+        yield saved[-1]
+    finally:
+        tls.modes = saved
+        sync_python_keys()
+
+
+@contextmanager
+def disable_modes() -> Iterator[None]:
+    """No mode, user's or infra, sees what the block does. Restored also by an exception."""
+    modes, slots = tls.modes, {slot: getattr(tls, slot) for slot in INFRA_SLOTS}
+    tls.modes = []
+    for slot in INFRA_SLOTS:
+        setattr(tls, slot, None)
+    sync_python_keys()
+    try:
+        yield
+    finally:
+        tls.modes = modes
+        for slot, mode in slots.items():
+            setattr(tls, slot, mode)
+        sync_python_keys()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from plait.base.errors import ArgumentTypeError, RegistrationError
-from plait.dispatch.entry import Kernel, compute
+from plait.dispatch.entry import Kernel, Specialiser, compute, fallthrough, find_kernel
 from plait.dispatch.extract import build_call
 from plait.dispatch.keys import AliasKey, DispatchKey
 from plait.dispatch.schema import Argument, FunctionSchema
@@ -48,6 +48,11 @@ class Overload:
         self.name = schema.name
         self.tags = tags
         self.kernels: dict[DispatchKey | AliasKey, Kernel] = {}
+        self.fallbacks: dict[DispatchKey, Specialiser] = {}
+        self.python_kernels: dict[DispatchKey, Callable[..., Any]] = {}
+        """What the Python dispatcher asks before the table, while it is on."""
+        self.handler_rules: dict[type, Callable[..., Any]] | None = None
+        """Rules of this operator for one class of mode or of tensor, asked before its handler."""
         self.table: dict[int, Callable[..., Any]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -86,12 +91,15 @@ class Overload:
         fn: Callable[..., Any],
         *,
         calls_operators: bool = False,
+        with_keyset: bool = False,
         replace: bool = False,
     ) -> None:
         """Register ``fn`` at ``key``; takes effect at the next call.
 
+        ``fn`` may be :func:`~plait.dispatch.entry.fallthrough`, which stands for no kernel.
         ``calls_operators`` says that the kernel issues operators, which a backend kernel does below
-        autograd. RegistrationError if the key is taken, unless ``replace``.
+        autograd; ``with_keyset``, that it takes the keyset of the call as its first argument, to be
+        passed on to `redispatch`. RegistrationError if the key is taken, unless ``replace``.
         """
         earlier = self.kernels.get(key)
         if earlier is not None and not replace:
@@ -99,9 +107,72 @@ class Overload:
                 f"{self.qualname}: a kernel for {key.name} is registered already, at "
                 f"{earlier.location}; pass replace=True to put another in its place."
             )
-        composite = isinstance(key, AliasKey)
-        self.kernels[key] = Kernel(fn, calls_operators or composite, caller_location())
+        composite = isinstance(key, AliasKey) and fn is not fallthrough
+        calls = calls_operators or composite
+        self.kernels[key] = Kernel(fn, calls, caller_location(), with_keyset)
         self.invalidate()
+
+    def unregister(self, key: DispatchKey | AliasKey) -> None:
+        """Take the kernel at ``key`` away; takes effect at the next call."""
+        del self.kernels[key]
+        self.invalidate()
+
+    def register_fallback(self, key: DispatchKey, specialiser: Specialiser) -> None:
+        """Set this operator's own fallback for ``key``, asked before the one for all operators.
+
+        ``specialiser(op, lower_keyset)`` returns a callable, or None to fall through.
+        """
+        self.fallbacks[key] = specialiser
+        self.invalidate()
+
+    def py_impl(self, key: DispatchKey | type) -> Callable[[Callable[..., Any]], Any]:
+        """Decorator: a rule of this operator alone, for a key, a mode class or a tensor subclass.
+
+        At a key, the rule is what the Python dispatcher runs there while it is on, in the calling
+        convention of kernels. For a mode class it is ``(mode, op, types, args, kwargs)``, for a
+        tensor subclass ``(cls, op, types, args, kwargs)``, asked in place of the handler. The
+        PYTHON key is refused, since modes and subclasses are named by their class;
+        RegistrationError for a second rule.
+        """
+        if key is DispatchKey.PYTHON:
+            raise RegistrationError(
+                f"{self.qualname}: py_impl got the key PYTHON; expected a class of mode or tensor."
+            )
+        rules: dict[Any, Callable[..., Any]]
+        if isinstance(key, DispatchKey):
+            rules = self.python_kernels
+        else:
+            self.handler_rules = {} if self.handler_rules is None else self.handler_rules
+            rules = self.handler_rules
+
+        def set_rule(fn: Callable[..., Any]) -> Callable[..., Any]:
+            if key in rules:
+                name = getattr(key, "name", getattr(key, "__name__", key))
+                raise RegistrationError(f"{self.qualname}: a rule for {name} is set already.")
+            rules[key] = fn
+            self.invalidate()
+            return fn
+
+        return set_rule
+
+    def py_impl_remove(self, key: DispatchKey | type) -> None:
+        """Take a rule set by `py_impl` away."""
+        if isinstance(key, DispatchKey):
+            del self.python_kernels[key]
+        elif self.handler_rules is not None:
+            del self.handler_rules[key]
+        self.invalidate()
+
+    def redispatch(self, keyset: int | Any, *args: Any, **kwargs: Any) -> Any:
+        """Call with this keyset, given by the caller instead of being read from the arguments.
+
+        Arguments are in the calling convention of kernels. ``keyset`` is a mask or a KeySet.
+        """
+        return self.resolve(getattr(keyset, "mask", keyset))(*args, **kwargs)
+
+    def has_kernel(self, key: DispatchKey) -> bool:
+        """Whether a registration, not a fallback, answers at ``key``."""
+        return find_kernel(self, key) is not None
 
     def resolve(self, keyset: int) -> Callable[..., Any]:
         """The callable for ``keyset``, computed once and kept until a registration."""

@@ -28,10 +28,13 @@ class ThreadState(threading.local):
     fake_mode: Any = None
     shape_env: Any = None  # symbolic shape environment of the trace in progress
     deterministic: bool = False
+    # (include, exclude) when the outermost operator of a handled call was entered
+    entry_state: tuple[int, int] | None = None
+    handler_events: list[Any] | None = None  # where a recorder wants handled calls to go
 
     def __init__(self) -> None:
         self.modes: list[Any] = []  # user modes, innermost last
-        self.in_handlers: list[Any] = []  # modes whose handler is running
+        self.handling: dict[Any, int] = {}  # (handler, operator) -> how often it is running
 
 
 tls = ThreadState()

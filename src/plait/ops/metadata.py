@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from plait.base.errors import MissingKernel
+from plait.base.errors import DataDependentError, MissingKernel
 from plait.dispatch.dispatcher import register_fallback
 from plait.dispatch.keys import DispatchKey
-from plait.dispatch.modes import tensors_in
+from plait.dispatch.python_key import tensors_in
 from plait.dispatch.operator import Overload
+from plait.dispatch.tags import Tag
 from plait.tensor.layout import Layout, TensorMeta
 from plait.tensor.tensor import Tensor, make_fake
 
@@ -31,15 +32,25 @@ def run_on_metadata(
     if op.view_rule is not None:
         return _view(op, args, kwargs, cls)
     if op.shape_rule is None:
-        raise MissingKernel(
-            f"{op.qualname}: has no shape rule, so it cannot run on metadata; give it one (a fake)."
-        )
+        raise _without_rule(op)
     metas = op.shape_rule(*args, **kwargs)
     if op.schema.is_mutable:
         return _written(op, args, kwargs)
     if isinstance(metas, TensorMeta):
         return make_fake(metas, cls=cls)
     return tuple([make_fake(m, cls=cls) for m in metas])
+
+
+def _without_rule(op: Overload) -> Exception:
+    """Why an operator without a shape rule cannot run on metadata."""
+    if Tag.DYNAMIC_OUTPUT_SHAPE in op.tags:
+        return DataDependentError(
+            f"{op.qualname}: the shape of its result depends on data, which metadata have not; "
+            "expected a fake that allocates a size with new_dynamic_size()."
+        )
+    return MissingKernel(
+        f"{op.qualname}: has no shape rule, so it cannot run on metadata; give it one (a fake)."
+    )
 
 
 def _written(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
