@@ -1,4 +1,4 @@
-"""The compiler's own modes: each error of fakes, functional tensors and proxies by a small program."""
+"""The compiler's own modes: each error of fakes, functional tensors, proxies by a program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python key: handlers in order, the state at entry, recursion, threads, and what is recorded."""
+"""The Python key: order of handlers, state at entry, recursion, threads, recorded events."""
 
 from __future__ import annotations
 

@@ -70,9 +70,7 @@ def test_computed_table_is_pytorchs(pattern: str, library: Any) -> None:
     expected = torch_table(library, keys)
     sketch = TableSketch()
     sketch.register([{"SparseCPU": "Sparse"}.get(key, key) for key in keys])
-    found = {
-        name: rule.partition(":")[0] for name, (_, rule, _) in zip(KEYS, sketch.rows(KEYS))
-    }
+    found = {name: rule.partition(":")[0] for name, (_, rule, _) in zip(KEYS, sketch.rows(KEYS))}
     assert found == expected
 
 
@@ -131,7 +129,9 @@ def torch_order(depth: int, declines: int | None) -> list[str]:
             super().__init__()
             self.number = number
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             log.append(f"mode {self.number} {func.overloadpacket.__name__}")
             if self.number == declines:
                 return NotImplemented
@@ -139,7 +139,9 @@ def torch_order(depth: int, declines: int | None) -> list[str]:
 
     class Sub(torch.Tensor):
         @classmethod
-        def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             log.append(f"subclass {func.overloadpacket.__name__}")
             plain = [a.inner if isinstance(a, Sub) else a for a in args]
             return func(*plain, **(kwargs or {}))

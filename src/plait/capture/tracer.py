@@ -33,8 +33,8 @@ from plait.capture.source import is_library_file, user_stack
 from plait.capture.traced import TracedTensor, at_user_line
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.modes import PreDispatchMode
-from plait.dispatch.python_key import tensors_in
 from plait.dispatch.operator import Overload
+from plait.dispatch.python_key import tensors_in
 from plait.dispatch.schema import FunctionSchema
 from plait.dispatch.state import tls
 from plait.ir.descriptors import (

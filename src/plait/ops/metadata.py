@@ -12,8 +12,8 @@ from typing import Any
 from plait.base.errors import DataDependentError, MissingKernel
 from plait.dispatch.dispatcher import register_fallback
 from plait.dispatch.keys import DispatchKey
-from plait.dispatch.python_key import tensors_in
 from plait.dispatch.operator import Overload
+from plait.dispatch.python_key import tensors_in
 from plait.dispatch.tags import Tag
 from plait.tensor.layout import Layout, TensorMeta
 from plait.tensor.tensor import Tensor, make_fake
