@@ -237,8 +237,8 @@ def _handle(op: Overload, lower: int, args: tuple[Any, ...], kwargs: dict[str, A
         return op.resolve(lower)(*args, **kwargs)
     raise DispatchError(
         f"{op.qualname}: the keyset of the call holds PYTHON, but no mode is active and no "
-        "argument is a tensor subclass with a handler; got a keyset put together by hand. Redispatch with "
-        "the keyset that the kernel was given, without keys above its own."
+        "argument is a tensor subclass with a handler; got a keyset put together by hand. "
+        "Redispatch with the keyset that the kernel was given, without keys above its own."
     )
 
 
