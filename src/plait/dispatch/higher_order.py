@@ -128,4 +128,4 @@ class HigherOrderOperator:
 
 
 def _name(key: DispatchKey | type) -> str:
-    return getattr(key, "name", None) or getattr(key, "__name__", str(key))
+    return key.name if isinstance(key, DispatchKey) else key.__name__

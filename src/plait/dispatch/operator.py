@@ -138,10 +138,8 @@ class Overload:
             raise RegistrationError(
                 f"{self.qualname}: py_impl got the key PYTHON; expected a class of mode or tensor."
             )
-        rules: dict[Any, Callable[..., Any]]
-        if isinstance(key, DispatchKey):
-            rules = self.python_kernels
-        else:
+        rules: dict[Any, Callable[..., Any]] = self.python_kernels
+        if not isinstance(key, DispatchKey):
             self.handler_rules = {} if self.handler_rules is None else self.handler_rules
             rules = self.handler_rules
 

@@ -77,12 +77,13 @@ def key_named(name: str | DispatchKey | AliasKey) -> DispatchKey | AliasKey:
     if not isinstance(name, str):
         return name
     wanted = name.replace("_", "").lower()
-    for key in (*DispatchKey, *AliasKey):
+    every: tuple[DispatchKey | AliasKey, ...] = (*DispatchKey, *AliasKey)
+    for key in every:
         if key.name.replace("_", "").lower() == wanted:
             return key
     raise InvalidArgument(
         f"dispatch key {name!r} does not exist; expected one of "
-        f"{', '.join(k.name for k in (*DispatchKey, *AliasKey))}."
+        f"{', '.join(k.name for k in every)}."
     )
 
 
