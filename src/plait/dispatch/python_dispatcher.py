@@ -82,8 +82,7 @@ def key_named(name: str | DispatchKey | AliasKey) -> DispatchKey | AliasKey:
         if key.name.replace("_", "").lower() == wanted:
             return key
     raise InvalidArgument(
-        f"dispatch key {name!r} does not exist; expected one of "
-        f"{', '.join(k.name for k in every)}."
+        f"dispatch key {name!r} does not exist; expected one of {', '.join(k.name for k in every)}."
     )
 
 
