@@ -15,6 +15,7 @@ from plait.backends.llvm.loop.terms import (
     GatherDim,
     Term,
     is_float,
+    is_half,
     make_term,
 )
 from plait.base.errors import InternalError, check
@@ -26,6 +27,7 @@ __all__ = [
     "cast",
     "gather",
     "index",
+    "kept",
     "literal",
     "load",
     "logical_and",
@@ -50,6 +52,7 @@ _FOLDS: dict[str, Callable[[Number, Number], Number]] = {
     "and": lambda a, b: bool(a) and bool(b),
     "or": lambda a, b: bool(a) or bool(b),
 }
+_SMALL = frozenset(range(-128, 129))  # numbers that every floating type holds
 _ON_BOOLS = {"add": "or", "mul": "and", "max": "or", "min": "and"}
 _BITS = {"i8": 8, "u8": 8, "i16": 16, "u16": 16, "i32": 32, "u32": 32, "i64": 64, "u64": 64}
 
@@ -141,15 +144,45 @@ def reduce(kind: str, axis: Axis, body: Term) -> Term:
 
 
 def cast(value: Term, dtype: str) -> Term:
-    """`value` converted to `dtype`."""
+    """`value` converted to `dtype`; f32 rounded to half precision and read as f32 stays as it was.
+
+    Use `kept` for a rounding that must happen.
+    """
     if value.dtype == dtype:
         return value
     if value.op == "const":
         number = value.attr
         assert isinstance(number, bool | int | float)
-        if dtype != "f32" and dtype not in ("f16", "bf16"):
+        is_exact = value.dtype not in ("f16", "bf16", "f32") or number in _SMALL
+        if is_exact and dtype != "f32" and not is_half(dtype):
             return literal(number, dtype)
+    if is_half(value.dtype) and dtype == "f32":
+        wide = _unrounded(value)
+        if wide is not None:
+            return wide
     return make_term("cast", dtype, (value,))
+
+
+def _unrounded(value: Term) -> Term | None:
+    """The f32 behind a half-precision term that was computed here, if any."""
+    if value.op == "cast" and value.attr is None and value.args[0].dtype == "f32":
+        return value.args[0]
+    if value.op == "select":
+        condition, *choices = value.args
+        found = [_unrounded(choice) for choice in choices]
+        if found != [None, None]:
+            pairs = zip(found, choices)
+            return select(condition, *(f if f is not None else cast(c, "f32") for f, c in pairs))
+    return None
+
+
+def kept(value: Term) -> Term:
+    """`value` with its rounding to half precision, if it has one, made to happen."""
+    if value.op == "select" and is_half(value.dtype):
+        return select(value.args[0], kept(value.args[1]), kept(value.args[2]))
+    if value.op == "cast" and is_half(value.dtype) and value.attr is None:
+        return make_term("cast", value.dtype, value.args, "kept")
+    return value
 
 
 def unary(op: str, value: Term) -> Term:

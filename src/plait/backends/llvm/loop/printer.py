@@ -13,7 +13,7 @@ from typing import Any
 from plait.backends.llvm.loop.interpret import NUMPY_DTYPES, CheckFailed
 from plait.backends.llvm.loop.kernel import Kernel, Store
 from plait.backends.llvm.loop.reference import BINARY, UNARY, philox_words
-from plait.backends.llvm.loop.terms import Axis, GatherAttr, Term, walk
+from plait.backends.llvm.loop.terms import HALVES, Axis, GatherAttr, Term, walk
 from plait.symbolic.expr import Expr
 
 __all__ = ["namespace", "print_kernel", "print_term"]
@@ -117,6 +117,7 @@ class _Printer:
         return _text(term, self.names)
 
 
+_KEPT = "kept_"
 _TRIVIAL = frozenset({"const", "index"})
 
 
@@ -190,7 +191,7 @@ _SPECIAL: dict[str, Any] = {
     "load": _load,
     "gather": _gather,
     "select": _select,
-    "cast": lambda term, args: f"{term.dtype}({args[0]})",
+    "cast": lambda term, args: f"{_KEPT if term.attr else ''}{term.dtype}({args[0]})",
     "bitcast": lambda term, args: f"{args[0]}.view({term.dtype!r})",
     "philox": lambda term, args: f"philox({args[0]}, {args[1]}, {term.attr})",
     "reduce": lambda term, args: (
@@ -206,6 +207,7 @@ def namespace() -> dict[str, Any]:
 
     names: dict[str, Any] = {op: fn for op, fn in (UNARY | BINARY).items() if op not in _INFIX}
     names |= {name: dtype.type for name, dtype in NUMPY_DTYPES.items()}
+    names |= {f"{_KEPT}{name}": NUMPY_DTYPES[name].type for name in HALVES}
     names |= {"inf": float("inf"), "nan": float("nan"), "not_": UNARY["not"], "check": _run_check}
     names |= {"load": _run_load, "select": lambda c, a, b: a if c else b}
     names["philox"] = lambda s, c, e: philox_words(*map(np.asarray, (s, c, e)))[()]

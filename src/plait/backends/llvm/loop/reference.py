@@ -49,7 +49,7 @@ def _truncdiv(a: Array, b: Array) -> Array:
     if a.dtype.kind == "f":
         return np.trunc(a / b)
     quotient = np.floor_divide(a, b)
-    rounded: Array = quotient + ((quotient * b != a) & ((a < 0) != (b < 0)))
+    rounded: Array = quotient + ((quotient * b != a) & ((a < 0) != (b < 0)) & (b != 0))
     return rounded
 
 

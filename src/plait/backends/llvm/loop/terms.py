@@ -15,7 +15,11 @@ booleans (one byte in memory).
 | gather | index terms (i64), then maybe a mask | `GatherAttr` |
 | reduce | (body,) | (kind, `Axis`) |
 | philox | (seed i64, call i64) | element number `Expr`; the term is u32 |
+| cast | (value,) | None, or "kept": a rounding to half precision that must happen |
 | all others | operands of one dtype (`cast` and comparisons change it) | None |
+
+Half precision is a format of memory: reductions do not run in it, and
+a cast to half precision that is not kept may be left out where its value is read as float32 again.
 """
 
 from __future__ import annotations
@@ -36,12 +40,14 @@ __all__ = [
     "GatherDim",
     "Term",
     "is_float",
+    "is_half",
     "is_signed",
     "make_term",
     "walk",
 ]
 
 FLOATS = frozenset({"f16", "bf16", "f32", "f64"})
+HALVES = frozenset({"f16", "bf16"})
 SIGNED = frozenset({"i8", "i16", "i32", "i64"})
 COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all", "argmax", "argmin"})
@@ -179,6 +185,11 @@ def _names(expr: Expr) -> set[str]:
 def is_float(dtype: str) -> bool:
     """Whether `dtype` is a floating element type."""
     return dtype in FLOATS
+
+
+def is_half(dtype: str) -> bool:
+    """Whether `dtype` is a floating type of 16 bits, whose arithmetic is done in f32."""
+    return dtype in HALVES
 
 
 def is_signed(dtype: str) -> bool:

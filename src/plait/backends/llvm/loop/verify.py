@@ -16,6 +16,7 @@ from plait.backends.llvm.loop.terms import (
     GatherAttr,
     Term,
     is_float,
+    is_half,
     walk,
 )
 from plait.base.errors import InternalError
@@ -90,11 +91,14 @@ class _Checker:
             self.expect(len(set(dtypes)) == 1 and term.dtype == "i1", f"dtypes {dtypes}", term)
         elif term.op == "select":
             self.expect(dtypes == ["i1", term.dtype, term.dtype], f"dtypes {dtypes}", term)
+        elif term.op == "cast":
+            self.expect(term.attr in (None, "kept"), f"attribute {term.attr}", term)
         elif term.op == "reduce":
             kind, axis = term.attr
             self.reduction(term, kind, axis)
 
     def reduction(self, term: Term, kind: str, axis: Axis) -> None:
+        self.expect(not is_half(term.args[0].dtype), f"{kind} in half precision", term)
         self.expect(kind in REDUCTIONS, f"unknown reduction {kind}", term)
         body = term.args[0].dtype
         wanted = {"any": "i1", "all": "i1", "argmax": "i64", "argmin": "i64"}.get(kind, body)

@@ -13,7 +13,7 @@ from typing import Any
 
 from plait.backends.llvm.loop import builder as b
 from plait.backends.llvm.loop.indexing import dense_or_contiguous
-from plait.backends.llvm.loop.terms import Term
+from plait.backends.llvm.loop.terms import Term, is_half
 from plait.backends.llvm.lowering.stage import Body, Index, Reader, Stage, map_stage, view_stage
 from plait.base.errors import RegistrationError
 from plait.ir.graph import Node, Value
@@ -41,7 +41,8 @@ ZERO, ONE = const(0), const(1)
 
 # fmt: off
 SHORT: dict[str, str] = {
-    "bool_": "i1", "uint8": "u8", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
+    "bool_": "i1", "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64",
+    "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
     "float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64",
 }
 # fmt: on
@@ -77,7 +78,7 @@ def short(dtype: DType) -> str:
 
 def compute_dtype(dtype: str) -> str:
     """The type in which arithmetic on `dtype` is done."""
-    return "f32" if dtype in ("f16", "bf16") else dtype
+    return "f32" if is_half(dtype) else dtype
 
 
 def sizes(values: Iterable[Any]) -> tuple[Expr, ...]:

@@ -17,7 +17,7 @@ from plait.backends.llvm.lowering.context import (
 )
 from plait.backends.llvm.lowering.pointwise import add, mul
 from plait.backends.llvm.lowering.reduction import plain, reduce_stage
-from plait.backends.llvm.lowering.stage import Index, Reader, Stage, map_stage
+from plait.backends.llvm.lowering.stage import Index, Reader, Stage, map_stage, root_of, view_stage
 from plait.symbolic.expr import Expr, as_int, product
 
 __all__ = ["gemm"]
@@ -30,9 +30,30 @@ def gemm(cx: Context, part: str, a: Stage, b: Stage) -> Stage:
     if as_int(k) == 0:
         zero = literal(0, dtype)
         return map_stage(cx.name(part), cx.op, (*batch, m, n), dtype, [], lambda read, i: zero)
-    if dtype not in ("f32", "f64"):
+    wide = compute_dtype(dtype)
+    if wide not in ("f32", "f64"):
         return summed_products(cx, part, a, b)
-    return Stage("gemm", cx.name(part), cx.op, (*batch, m, n), dtype, [a, b])
+    operands = [widened(cx, f"{part}_{k}", x, wide) for k, x in enumerate((a, b))]
+    return Stage("gemm", cx.name(part), cx.op, (*batch, m, n), wide, operands)
+
+
+def widened(cx: Context, part: str, x: Stage, dtype: str) -> Stage:
+    """`x` as `dtype`: converted in the order in which it lies in memory, then viewed as before."""
+    if x.dtype == dtype:
+        return x
+    root = root_of(x)
+    if x is root or root.numel is not x.numel:
+        return cx.part(part, lambda a: a, [x], dtype, like=x, cost=0)
+    return _viewed_alike(x, cx.part(part, lambda a: a, [root], dtype, like=root, cost=0))
+
+
+def _viewed_alike(x: Stage, base: Stage) -> Stage:
+    """The views that make up `x`, over `base` in place of the stage under them."""
+    if x.kind != "view":
+        return base
+    assert x.remap is not None
+    source = _viewed_alike(x.inputs[0], base)
+    return view_stage(x.name, x.op, x.shape, source, x.remap, strides=x.strides)
 
 
 def summed_products(cx: Context, part: str, a: Stage, b: Stage) -> Stage:
@@ -51,7 +72,7 @@ def summed_products(cx: Context, part: str, a: Stage, b: Stage) -> Stage:
 
 def renamed(cx: Context, x: Stage) -> Stage:
     """A stage as the node's result, of the result's type."""
-    if x.kind == "gemm" and x.shape == cx.shape():
+    if x.kind == "gemm" and x.shape == cx.shape() and x.dtype == cx.dtype():
         x.name = cx.name()
         return x
     return cx.pointwise(lambda t: t, [x], x.dtype, cost=0)

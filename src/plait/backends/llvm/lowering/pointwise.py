@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from plait.backends.llvm.loop.builder import binary, cast, literal, select, unary
+from plait.backends.llvm.loop.builder import binary, cast, kept, literal, select, unary
 from plait.backends.llvm.loop.terms import Term, is_float
 from plait.backends.llvm.lowering.context import (
+    SHORT,
     Context,
     Rule,
     Unsupported,
@@ -205,18 +206,7 @@ def _comparison_rule(fn: Callable[..., T]) -> Rule:
     return rule
 
 
-_LONG: dict[str, DType] = {
-    "i1": dtypes.bool_,
-    "u8": dtypes.uint8,
-    "i8": dtypes.int8,
-    "i16": dtypes.int16,
-    "i32": dtypes.int32,
-    "i64": dtypes.int64,
-    "f16": dtypes.float16,
-    "bf16": dtypes.bfloat16,
-    "f32": dtypes.float32,
-    "f64": dtypes.float64,
-}
+_LONG: dict[str, DType] = {name: dtypes.by_name(long) for long, name in SHORT.items()}
 
 
 def operand_dtype(operands: Sequence[Any]) -> str:
@@ -370,8 +360,9 @@ def mixed(
 
 @lowers("aten::_to_copy", "aten::to")
 def to_copy_rule(cx: Context, x: Stage, *rest: Any, **options: Any) -> Stage:
-    """Conversion of the element type."""
-    return cx.pointwise(lambda a: a, [x], x.dtype, cost=0)
+    """Conversion of the element type, with the roundings that are asked for."""
+    dtype = cx.dtype()
+    return cx.result([x], lambda read, i: kept(cast(kept(read(x, i)), dtype)), cost=0)
 
 
 @lowers("aten::clone", "aten::contiguous", "aten::positive")

@@ -10,6 +10,7 @@ from typing import Any
 from plait.backends.llvm.loop.builder import (
     binary,
     cast,
+    kept,
     literal,
     philox,
     select,
@@ -36,7 +37,7 @@ def philox_uniform_rule(cx: Context, size: Any, seed: Any, call: Any, **options:
         if dtype == "f64":
             return binary("strict_mul", cast(word, "f64"), literal(2.0**-32, "f64"))
         high = cast(binary("shr", word, literal(8, "u32")), "f32")
-        return cast(binary("strict_mul", high, literal(2.0**-24, "f32")), dtype)
+        return kept(cast(binary("strict_mul", high, literal(2.0**-24, "f32")), dtype))
 
     return cx.result([], body, cost=COST)
 
@@ -66,6 +67,6 @@ def philox_normal_rule(cx: Context, size: Any, seed: Any, call: Any, **options: 
 
     def body(read: Reader, i: Index) -> Term:
         word = philox(scalar_term(seed, "i64"), scalar_term(call, "i64"), linear_position(i, shape))
-        return cast(normal_from_word(_Terms(), word, dtype), dtype)
+        return kept(cast(normal_from_word(_Terms(), word, dtype), dtype))
 
     return cx.result([], body, cost=4 * COST)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from plait.backends.llvm.loop.builder import binary, cast, index, literal, unary
+from plait.backends.llvm.loop.builder import binary, cast, index, kept, literal, unary
+from plait.backends.llvm.loop.indexing import dense_or_contiguous
 from plait.backends.llvm.loop.terms import Term
 from plait.backends.llvm.lowering.context import (
     ONE,
@@ -164,6 +165,18 @@ def accumulated(cx: Context, x: Stage, dtype: str) -> Stage:
     return x if x.dtype == wide else cx.part("wide", lambda a: a, [x], wide, like=x, cost=0)
 
 
+def rounded(cx: Context, x: Stage) -> Stage:
+    """`x` in its compute type, but rounded to its own: what picks an element must see equal ones."""
+    wide = compute_dtype(x.dtype)
+    if x.dtype == wide:
+        return x
+    strides = dense_or_contiguous(x.shape, x.strides)
+    return map_stage(
+        cx.name("wide"), cx.op, x.shape, wide, [x], lambda read, i: cast(kept(read(x, i)), wide),
+        strides=strides, cost=0,
+    )  # fmt: skip
+
+
 @lowers("aten::sum", "aten::nansum")
 def sum_rule(
     cx: Context, x: Stage, dim: Any = None, keepdim: bool = False, dtype: Any = None
@@ -224,7 +237,7 @@ lowers("aten::amin", "aten::min")(_extreme("min"))
 def extreme_dim_rule(cx: Context, x: Stage, dim: Any, keepdim: bool = False) -> tuple[Stage, Stage]:
     """The extreme and its position along one dimension."""
     dims = reduce_dims(dim, len(x.shape))
-    kind, x = cx.op, accumulated(cx, x, x.dtype)
+    kind, x = cx.op, rounded(cx, x)
     value = finish(cx, plain(cx, cx.name("value"), kind, x, dims) if dims else x, x, dims, cost=0)
     if not dims:
         return value, zeros_like(cx, 1)
@@ -242,7 +255,7 @@ def _arg(kind: str) -> Callable[..., Stage]:
     def rule(cx: Context, x: Stage, dim: Any = None, keepdim: bool = False) -> Stage:
         if not x.shape:
             return zeros_like(cx, 0)
-        x = accumulated(cx, x, x.dtype)
+        x = rounded(cx, x)
         if dim is not None:
             dims = reduce_dims(dim, len(x.shape))
             return finish(cx, plain(cx, cx.name("where"), kind, x, dims), x, dims, cost=0)

@@ -17,7 +17,7 @@ from plait.backends.llvm.loop.kernel import Kernel, Store
 from plait.backends.llvm.loop.terms import Axis, Term
 from plait.backends.llvm.native.emit_columns import Columns, suits_columns
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar, growth
-from plait.backends.llvm.native.emit_memory import POINTER, Memory, widen
+from plait.backends.llvm.native.emit_memory import POINTER, Memory, total, widen
 from plait.backends.llvm.native.emit_reduce import Accumulators
 from plait.backends.llvm.native.emit_terms import Scratch, Terms, inside, stack_row, work
 from plait.backends.llvm.native.vector import BITS, Space, Value, memory_type
@@ -295,8 +295,8 @@ class Nest:
                 self._scatter(store, value, frame)
             elif store.kind == "add":
                 old = self.memory.load(store.buffer, store.offset, frame, None)
-                total = widen(old, frame.space) + widen(value, frame.space)
-                self.memory.store(store.buffer, store.offset, total, frame)
+                joined = total(widen(old, frame.space), widen(value, frame.space))
+                self.memory.store(store.buffer, store.offset, joined, frame)
             else:
                 self.memory.store(store.buffer, store.offset, value, frame)
 

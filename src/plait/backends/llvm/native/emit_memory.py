@@ -20,11 +20,11 @@ from plait.backends.llvm.native.emit_index import (
     emit_scalar,
     lane_stride,
 )
-from plait.backends.llvm.native.emit_ops import BINARY, convert
+from plait.backends.llvm.native.emit_ops import apply
 from plait.backends.llvm.native.vector import BITS, Space, Value, memory_type
 from plait.symbolic.expr import Expr, as_int
 
-__all__ = ["Memory", "widen"]
+__all__ = ["Memory", "total", "widen"]
 
 I32 = ir.IntType(32)
 POINTER = ir.PointerType()
@@ -36,6 +36,11 @@ def widen(value: Value, space: Space) -> Value:
         return Value(space, value.raw, value.dtype)
     assert value.space.lanes == 1
     return space.splat(value.raw, value.dtype)
+
+
+def total(old: Value, value: Value) -> Value:
+    """What a store that adds writes; booleans are joined."""
+    return apply("or" if value.dtype == "i1" else "add", [old, value], value.dtype)
 
 
 def _both(masks: list[Value]) -> Value | None:
@@ -253,7 +258,7 @@ class Memory:
         offset = emit_scalar(store.offset, frame)
         allowed = scalar.const("i1", 1)
         for index, dim in indices:
-            index, within = self.checked(convert(index, "i64"), dim, frame)
+            index, within = self.checked(apply("cast", [index], "i64"), dim, frame)
             allowed = allowed & within
             step = builder.mul(index.raw, emit_scalar(dim.stride, frame))
             offset = builder.add(offset, step)
@@ -264,7 +269,7 @@ class Memory:
             value = widen(value, frame.space)
             if store.kind == "add":
                 old = self.load_vector(where, value.dtype, frame.space, frame.mask)
-                value = BINARY["or" if value.dtype == "i1" else "add"](old, value)
+                value = total(old, value)
             self.store_vector(where, value, frame.mask)
 
     def report(self, failed: Value, code: int) -> None:

@@ -7,93 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from plait.backends.llvm.loop.terms import is_half
+from plait.backends.llvm.native.conversions import bitcast, convert
 from plait.backends.llvm.native.mathfns import MATH, call_math
 from plait.backends.llvm.native.vector import BITS, Value
 
-__all__ = ["apply", "convert", "operation_cost"]
-
-FLOATS = ("f16", "f32", "f64")
-
-
-# Conversions -------------------------------------------------------------------------------------
-
-
-def convert(value: Value, dtype: str) -> Value:
-    """The cast operation: numbers convert as in C, booleans are 0 and 1, anything not 0 is true."""
-    if value.dtype == dtype:
-        return value
-    if value.dtype == "bf16":
-        return convert(_from_bfloat(value), dtype)
-    if dtype == "i1":
-        return value.ne(0)
-    if dtype in ("f16", "bf16") and value.dtype == "f64":
-        return convert(_to_odd_single(value), dtype)
-    if dtype == "bf16":
-        return _to_bfloat(convert(value, "f32"))
-    if value.is_float and dtype in FLOATS:
-        return value.cast_float(dtype)
-    if value.is_float:
-        return _float_to_integer(value, dtype)
-    return _integer_to_float(value, dtype) if dtype in FLOATS else _resize(value, dtype)
-
-
-def _from_bfloat(value: Value) -> Value:
-    wide = _resize(Value(value.space, value.raw, "u16"), "u32")
-    return (wide << 16).as_float()
-
-
-def _to_bfloat(value: Value) -> Value:
-    """Round to nearest even; NaN stays NaN."""
-    bits = Value(value.space, value.bits().raw, "u32")
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    kept = value.is_nan().where(value.space.const("u32", 0x7FC0), rounded)
-    return Value(value.space, _resize(kept, "u16").raw, "bf16")
-
-
-def _to_odd_single(value: Value) -> Value:
-    """f64 to f32 rounded to odd, so that rounding once more to half precision is right."""
-    single = value.cast_float("f32")
-    back = single.cast_float("f64")
-    bits = single.bits()
-    over = back.abs().gt(value.abs())
-    truncated = over.where(bits - 1, bits)
-    inexact = back.lt(value) | back.gt(value)
-    return inexact.where(truncated | 1, bits).as_float()
-
-
-def _float_to_integer(value: Value, dtype: str) -> Value:
-    builder, space = value.space.builder, value.space
-    if dtype == "u64":
-        return space.value(builder.fptoui(value.raw, space.type(dtype)), dtype)
-    via = "i64" if BITS[dtype] == 64 or dtype == "u32" else "i32"
-    whole = space.value(builder.fptosi(value.raw, space.type(via)), via)
-    return _resize(whole, dtype)
-
-
-def _integer_to_float(value: Value, dtype: str) -> Value:
-    builder, space = value.space.builder, value.space
-    instruction = builder.sitofp if value.is_signed else builder.uitofp
-    return space.value(instruction(value.raw, space.type(dtype)), dtype)
-
-
-def _resize(value: Value, dtype: str) -> Value:
-    builder, kind = value.space.builder, value.space.type(dtype)
-    if BITS[dtype] < BITS[value.dtype]:
-        raw = builder.trunc(value.raw, kind)
-    elif BITS[dtype] > BITS[value.dtype]:
-        raw = (builder.sext if value.is_signed else builder.zext)(value.raw, kind)
-    else:
-        raw = value.raw
-    return value.space.value(raw, dtype)
-
-
-def _bitcast(value: Value, dtype: str) -> Value:
-    space = value.space
-    raw = value.raw
-    if raw.type != space.type(dtype):
-        raw = space.builder.bitcast(raw, space.type(dtype))
-    return space.value(raw, dtype)
-
+__all__ = ["apply", "operation_cost"]
 
 # Unary operations --------------------------------------------------------------------------------
 
@@ -218,7 +137,9 @@ def _modulo(a: Value, b: Value) -> Value:
 
 
 def _truncated_modulo(a: Value, b: Value) -> Value:
-    return _float_remainder(a, b) if a.is_float else a - _truncated_division(a, b) * b
+    if a.is_float:
+        return _float_remainder(a, b)
+    return b.eq(0).where(a.space.const(a.dtype, 0), a - _truncated_division(a, b) * b)
 
 
 def _power(a: Value, b: Value) -> Value:
@@ -244,8 +165,19 @@ def _comparison(how: str) -> Callable[[Value, Value], Value]:
     return lambda a, b: a.compare(how, b)
 
 
+def _fits(amount: Value) -> Value:
+    """Whether a shift by so much leaves bits of the number (negative ones do not)."""
+    return Value(amount.space, amount.raw, "u" + amount.dtype[1:]).lt(BITS[amount.dtype])
+
+
 def _shift_left(a: Value, b: Value) -> Value:
-    return b.compare("<", BITS[a.dtype]).where(a << b, 0)
+    return _fits(b).where(a << b, 0)
+
+
+def _shift_right(a: Value, b: Value) -> Value:
+    if not a.is_signed:
+        return _fits(b).where(a >> b, 0)
+    return a >> _fits(b).where(b, BITS[a.dtype] - 1)
 
 
 BINARY: dict[str, Callable[[Value, Value], Value]] = {
@@ -255,7 +187,7 @@ BINARY: dict[str, Callable[[Value, Value], Value]] = {
     "copysign": Value.copysign, "eq": _comparison("=="), "ne": _comparison("!="),
     "lt": _comparison("<"), "le": _comparison("<="), "gt": _comparison(">"),
     "ge": _comparison(">="), "and": Value.__and__, "or": Value.__or__, "xor": Value.__xor__,
-    "shl": _shift_left, "shr": Value.__rshift__, "strict_add": Value.__add__,
+    "shl": _shift_left, "shr": _shift_right, "strict_add": Value.__add__,
     "strict_sub": Value.__sub__, "strict_mul": Value.__mul__, "strict_div": _division,
 }  # fmt: skip
 
@@ -266,11 +198,11 @@ def apply(op: str, args: list[Value], dtype: str, *, inline: bool = True) -> Val
     if op == "cast":
         return convert(first, dtype)
     if op == "bitcast":
-        return _bitcast(first, dtype)
+        return bitcast(first, dtype)
     if op == "select":
         return first.where(args[1], args[2])
-    if first.dtype in ("f16", "bf16") and op not in ("neg", "abs"):
-        return _in_single(op, args, dtype, inline)
+    if is_half(first.dtype):
+        return _on_halves(op, args, dtype, inline)
     if op in MATH and first.is_float:
         return call_math(op, *args, inline=inline)
     if op == "fma":
@@ -286,11 +218,14 @@ def _table_entry(op: str, args: list[Value]) -> Value:
     return UNARY[op](*args) if len(args) == 1 else BINARY[op](*args)
 
 
-def _in_single(op: str, args: list[Value], dtype: str, inline: bool) -> Value:
-    """Half precision arithmetic: in f32, rounded after every operation."""
-    wide = [convert(arg, "f32") if arg.dtype in ("f16", "bf16") else arg for arg in args]
-    result = apply(op, wide, "f32" if dtype in ("f16", "bf16") else dtype, inline=inline)
-    return convert(result, dtype) if dtype in ("f16", "bf16") else result
+def _on_halves(op: str, args: list[Value], dtype: str, inline: bool) -> Value:
+    """Half precision arithmetic: in f32, rounded after every operation; signs are bits."""
+    if op in ("neg", "abs"):
+        bits = bitcast(args[0], "u16")
+        return bitcast(bits ^ 0x8000 if op == "neg" else bits & 0x7FFF, dtype)
+    wide = [convert(arg, "f32") if is_half(arg.dtype) else arg for arg in args]
+    result = apply(op, wide, "f32" if is_half(dtype) else dtype, inline=inline)
+    return convert(result, dtype)
 
 
 _COSTS = {

@@ -30,6 +30,11 @@ class Host(NamedTuple):
         """Whether x86 intrinsics may be used."""
         return self.triple.startswith("x86_64")
 
+    @property
+    def converts_halves(self) -> bool:
+        """Whether there are instructions between float16 and float32."""
+        return "+f16c" in self.features.split(",") if self.is_x86 else "aarch64" in self.triple
+
 
 @functools.cache
 def _initialised() -> bool:
