@@ -1,4 +1,4 @@
-"""Element types in compiled graphs: where halves are rounded, products of halves and of integers."""
+"""Element types in compiled graphs: where halves are rounded, products, integer arithmetic."""
 
 import ml_dtypes
 import numpy as np

@@ -166,7 +166,7 @@ def accumulated(cx: Context, x: Stage, dtype: str) -> Stage:
 
 
 def rounded(cx: Context, x: Stage) -> Stage:
-    """`x` in its compute type, but rounded to its own: what picks an element must see equal ones."""
+    """`x` in its compute type, rounded to its own: what picks an element must see equal ones."""
     wide = compute_dtype(x.dtype)
     if x.dtype == wide:
         return x
