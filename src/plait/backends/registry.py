@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 from plait.base.errors import InvalidBackend, RegistrationError
@@ -67,6 +67,8 @@ def register_debug_backend(fn: Backend, name: str | None = None) -> Backend:
 
 
 def _entry_points() -> dict[str, Any]:
+    from importlib import metadata  # 40 ms, which no backend of our own needs
+
     return {point.name: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
 

@@ -29,7 +29,8 @@ Names follow PyTorch's AOT descriptors, whose ``...AOTInput`` / ``...AOTOutput``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+
+from plait.base.record import record
 
 __all__ = [
     "AOTInput",
@@ -91,8 +92,7 @@ class _Descriptor:
 
     def _parts(self) -> list[str]:
         parts: list[str] = []
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
+        for value in vars(self).values():
             parts += value._parts() if isinstance(value, _Descriptor) else [str(value)]
         return parts
 
@@ -107,7 +107,7 @@ class _Descriptor:
 # --- inputs ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record
 class AOTInput(_Descriptor):
     """What a graph input is, as a function of the user's arguments."""
 
@@ -125,12 +125,12 @@ class AOTInput(_Descriptor):
         return False
 
 
-@dataclass(frozen=True)
+@record
 class DifferentiableAOTInput(AOTInput):
     """An input that may have a gradient."""
 
 
-@dataclass(frozen=True)
+@record
 class ParamAOTInput(DifferentiableAOTInput):
     """A parameter of a module, by its qualified name."""
 
@@ -143,7 +143,7 @@ class ParamAOTInput(DifferentiableAOTInput):
         return True
 
 
-@dataclass(frozen=True)
+@record
 class BufferAOTInput(DifferentiableAOTInput):
     """A buffer of a module, by its qualified name."""
 
@@ -156,7 +156,7 @@ class BufferAOTInput(DifferentiableAOTInput):
         return True
 
 
-@dataclass(frozen=True)
+@record
 class PlainAOTInput(DifferentiableAOTInput):
     """The ``idx``-th flat user input; ``label`` is its source (an argument's name and path)."""
 
@@ -170,7 +170,7 @@ class PlainAOTInput(DifferentiableAOTInput):
         return [self.label] if self.label else ["arg", str(self.idx)]
 
 
-@dataclass(frozen=True)
+@record
 class CapturedAOTInput(DifferentiableAOTInput):
     """A tensor that the traced function read from outside (a closure, a global, an attribute)."""
 
@@ -180,7 +180,7 @@ class CapturedAOTInput(DifferentiableAOTInput):
         return self.source
 
 
-@dataclass(frozen=True)
+@record
 class SizeAOTInput(AOTInput):
     """A symbolic size passed as an integer."""
 
@@ -190,7 +190,7 @@ class SizeAOTInput(AOTInput):
         return self.symbol
 
 
-@dataclass(frozen=True)
+@record
 class ViewBaseAOTInput(DifferentiableAOTInput):
     """The base of an input, which took its place."""
 
@@ -204,7 +204,7 @@ class ViewBaseAOTInput(DifferentiableAOTInput):
         return f"{self.base_of.expr()}._base"
 
 
-@dataclass(frozen=True)
+@record
 class SyntheticBaseAOTInput(DifferentiableAOTInput):
     """A base made from the storage that several inputs share; ``base_of`` represents them."""
 
@@ -218,7 +218,7 @@ class SyntheticBaseAOTInput(DifferentiableAOTInput):
         return f"make_synthetic_base({self.base_of.expr()})"
 
 
-@dataclass(frozen=True)
+@record
 class TangentAOTInput(DifferentiableAOTInput):
     """The cotangent that the caller of backward gives for an output."""
 
@@ -235,7 +235,7 @@ class TangentAOTInput(DifferentiableAOTInput):
         return True
 
 
-@dataclass(frozen=True)
+@record
 class DummyAOTInput(AOTInput):
     """Filler, for tests and internals."""
 
@@ -246,7 +246,7 @@ class DummyAOTInput(AOTInput):
         return f"dummy({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class SubclassGetAttrAOTInput(AOTInput):
     """An inner tensor of a wrapper subclass."""
 
@@ -269,7 +269,7 @@ class SubclassGetAttrAOTInput(AOTInput):
         return self.base.is_tangent()
 
 
-@dataclass(frozen=True)
+@record
 class SubclassSizeAOTInput(AOTInput):
     """A symbolic size of a wrapper subclass."""
 
@@ -281,7 +281,7 @@ class SubclassSizeAOTInput(AOTInput):
         return f"{self.base.expr()}.size({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class SubclassStrideAOTInput(AOTInput):
     """A symbolic stride of a wrapper subclass."""
 
@@ -293,7 +293,7 @@ class SubclassStrideAOTInput(AOTInput):
         return f"{self.base.expr()}.stride({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class PhiloxForwardSeedAOTInput(AOTInput):
     """The seed of the forward graph's random numbers."""
 
@@ -303,7 +303,7 @@ class PhiloxForwardSeedAOTInput(AOTInput):
         return "philox_forward_seed"
 
 
-@dataclass(frozen=True)
+@record
 class PhiloxForwardBaseOffsetAOTInput(AOTInput):
     """The number of the forward graph's first random call."""
 
@@ -313,7 +313,7 @@ class PhiloxForwardBaseOffsetAOTInput(AOTInput):
         return "philox_forward_base_call"
 
 
-@dataclass(frozen=True)
+@record
 class PhiloxBackwardSeedAOTInput(AOTInput):
     """The seed of the backward graph's random numbers."""
 
@@ -323,7 +323,7 @@ class PhiloxBackwardSeedAOTInput(AOTInput):
         return "philox_backward_seed"
 
 
-@dataclass(frozen=True)
+@record
 class PhiloxBackwardBaseOffsetAOTInput(AOTInput):
     """The number of the backward graph's first random call."""
 
@@ -333,7 +333,7 @@ class PhiloxBackwardBaseOffsetAOTInput(AOTInput):
         return "philox_backward_base_call"
 
 
-@dataclass(frozen=True)
+@record
 class ForwardTokenAOTInput(AOTInput):
     """An effect token of the forward graph."""
 
@@ -344,7 +344,7 @@ class ForwardTokenAOTInput(AOTInput):
         return f"forward_token({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class BackwardTokenAOTInput(AOTInput):
     """An effect token of the backward graph."""
 
@@ -355,7 +355,7 @@ class BackwardTokenAOTInput(AOTInput):
         return f"backward_token({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class SavedAOTInput(AOTInput):
     """A value that forward saved for this backward graph; ``label`` is its name in forward."""
 
@@ -373,7 +373,7 @@ class SavedAOTInput(AOTInput):
 # --- outputs --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@record
 class AOTOutput(_Descriptor):
     """What a graph output is, on its way to the user's result."""
 
@@ -385,12 +385,12 @@ class AOTOutput(_Descriptor):
         return False
 
 
-@dataclass(frozen=True)
+@record
 class DifferentiableAOTOutput(AOTOutput):
     """An output that may take a cotangent."""
 
 
-@dataclass(frozen=True)
+@record
 class PlainAOTOutput(DifferentiableAOTOutput):
     """The ``idx``-th flat user output; ``label`` is its path in the result."""
 
@@ -404,7 +404,7 @@ class PlainAOTOutput(DifferentiableAOTOutput):
         return [self.label] if self.label else ["output", str(self.idx)]
 
 
-@dataclass(frozen=True)
+@record
 class InputMutationAOTOutput(DifferentiableAOTOutput):
     """The new value of an input that the function mutates."""
 
@@ -420,7 +420,7 @@ class InputMutationAOTOutput(DifferentiableAOTOutput):
         return f"mutated({self.mutated_input.expr()})"
 
 
-@dataclass(frozen=True)
+@record
 class IntermediateBaseAOTOutput(DifferentiableAOTOutput):
     """The base of which an output is a view, appended to the outputs."""
 
@@ -434,7 +434,7 @@ class IntermediateBaseAOTOutput(DifferentiableAOTOutput):
         return f"{self.base_of.expr()}._base"
 
 
-@dataclass(frozen=True)
+@record
 class MetadataMutationAOTOutput(DifferentiableAOTOutput):
     """An argument under a synthetic base whose metadata the function changed."""
 
@@ -445,7 +445,7 @@ class MetadataMutationAOTOutput(DifferentiableAOTOutput):
         return f"metadata_mutation({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class GradAOTOutput(DifferentiableAOTOutput):
     """The gradient of an input."""
 
@@ -462,7 +462,7 @@ class GradAOTOutput(DifferentiableAOTOutput):
         return True
 
 
-@dataclass(frozen=True)
+@record
 class PhiloxUpdatedForwardOffsetAOTOutput(AOTOutput):
     """The number of the next random call after forward."""
 
@@ -472,7 +472,7 @@ class PhiloxUpdatedForwardOffsetAOTOutput(AOTOutput):
         return "philox_next_forward_call"
 
 
-@dataclass(frozen=True)
+@record
 class PhiloxUpdatedBackwardOffsetAOTOutput(AOTOutput):
     """The number of the next random call after backward."""
 
@@ -482,7 +482,7 @@ class PhiloxUpdatedBackwardOffsetAOTOutput(AOTOutput):
         return "philox_next_backward_call"
 
 
-@dataclass(frozen=True)
+@record
 class ForwardTokenAOTOutput(AOTOutput):
     """The effect token after forward."""
 
@@ -493,7 +493,7 @@ class ForwardTokenAOTOutput(AOTOutput):
         return f"forward_token({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class BackwardTokenAOTOutput(AOTOutput):
     """The effect token after backward."""
 
@@ -504,7 +504,7 @@ class BackwardTokenAOTOutput(AOTOutput):
         return f"backward_token({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class SubclassGetAttrAOTOutput(AOTOutput):
     """An inner tensor of a returned wrapper subclass."""
 
@@ -521,7 +521,7 @@ class SubclassGetAttrAOTOutput(AOTOutput):
         return self.base.is_grad()
 
 
-@dataclass(frozen=True)
+@record
 class SubclassSizeAOTOutput(AOTOutput):
     """A symbolic size of a returned wrapper subclass."""
 
@@ -533,7 +533,7 @@ class SubclassSizeAOTOutput(AOTOutput):
         return f"{self.base.expr()}.size({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class SubclassStrideAOTOutput(AOTOutput):
     """A symbolic stride of a returned wrapper subclass."""
 
@@ -545,7 +545,7 @@ class SubclassStrideAOTOutput(AOTOutput):
         return f"{self.base.expr()}.stride({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class SavedForBackwardsAOTOutput(AOTOutput):
     """A value saved for backward; its version counter is checked when backward runs."""
 
@@ -556,7 +556,7 @@ class SavedForBackwardsAOTOutput(AOTOutput):
         return f"saved_for_backward({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class SavedForBackwardsNoVcCheckAOTOutput(AOTOutput):
     """A value saved for backward whose version counter is not checked."""
 
@@ -567,7 +567,7 @@ class SavedForBackwardsNoVcCheckAOTOutput(AOTOutput):
         return f"saved_for_backward_unchecked({self.idx})"
 
 
-@dataclass(frozen=True)
+@record
 class DummyAOTOutput(AOTOutput):
     """Filler, for tests and internals."""
 
