@@ -267,6 +267,16 @@ class DiskCache:
             return f"folder {self.folder} cannot be made: {_words(error)}"
         return None
 
+    def write_problem(self) -> str | None:
+        """Why nothing can be stored in a folder that can be used, found out by writing."""
+        temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{os.urandom(6).hex()}"
+        try:
+            os.close(_create(temporary))
+        except OSError as error:
+            return f"folder {self.folder} cannot be written to: {_words(error)}"
+        _remove(temporary)
+        return None
+
     def _usable(self, label: str) -> bool:
         if not self._is_ready:
             reason = self.problem()

@@ -36,7 +36,7 @@ from plait.base import log
 from plait.base.config import config
 from plait.base.errors import InvalidArgument, check
 
-__all__ = ["num_threads", "parallel_for_address", "set_num_threads"]
+__all__ = ["missing_primitives", "num_threads", "parallel_for_address", "set_num_threads"]
 
 I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.PointerType()
 VOID = ir.VoidType()
@@ -382,7 +382,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.forget)
 
 
-def _missing() -> str | None:
+def missing_primitives() -> str | None:
     """Why this platform cannot have worker threads, or None."""
     if not sys.platform.startswith("linux"):
         return f"platform {sys.platform} has no futex"
@@ -399,7 +399,7 @@ def set_num_threads(count: int) -> None:
         lambda: f"set_num_threads: argument 'count' is {count}; expected at least 1.",
     )
     config.num_threads = count
-    reason = _missing() if count > 1 else None
+    reason = missing_primitives() if count > 1 else None
     if reason is not None:
         log.record("threads", f"one thread only: {reason}")
         count = 1

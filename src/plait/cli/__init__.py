@@ -1,10 +1,11 @@
-"""The command line: `plait demo`, `plait backends`, `plait bench`.
+"""The command line: `plait demo`, `backends`, `bench`, `cache`, `doctor`.
 
 Owns arguments and exit codes; what the commands do is elsewhere.
 """
 
 from __future__ import annotations
 
+import json as json_module
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plait.base.errors import PlaitError
+from plait.cli import cache
 
 __all__ = ["app", "main"]
 
@@ -25,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cache.app, name="cache")
 
 
 @app.command()
@@ -63,7 +66,7 @@ def bench(
     only: Annotated[str, typer.Option(help="Works whose name holds this text.")] = "",
 ) -> None:
     """Measure plait beside its peers (needs a checkout of the sources)."""
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "run.py"
+    script = Path(__file__).resolve().parents[3] / "benchmarks" / "run.py"
     if not script.exists():
         Console(stderr=True).print(
             "plait bench: the benchmarks are not part of an installed package. "
@@ -75,6 +78,20 @@ def bench(
     raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)
 
 
+@app.command()
+def doctor(as_json: cache.JsonOption = False) -> None:
+    """Say what works on this machine and what does not; exit code 1 if something needed does not."""
+    from plait.cli.doctor import examine, show
+
+    findings = examine()
+    if as_json:
+        print(json_module.dumps([finding._asdict() for finding in findings], indent=1))
+    else:
+        show(findings, Console())
+    if any(finding.status == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; plait's own errors are shown without a traceback."""
     try:
@@ -83,7 +100,3 @@ def main() -> None:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
         print(error, file=sys.stderr)
         raise SystemExit(2) from error
-
-
-if __name__ == "__main__":
-    main()
