@@ -80,7 +80,7 @@ def bench(
 
 @app.command()
 def doctor(as_json: cache.JsonOption = False) -> None:
-    """Say what works on this machine and what does not; exit code 1 if something needed does not."""
+    """Say what works on this machine; exit code 1 if something that plait needs does not."""
     from plait.cli.doctor import examine, show
 
     findings = examine()
