@@ -48,6 +48,11 @@ class BackwardProgram:
         self.symbols = symbols
         self.grad_inputs = grad_inputs
         self.tangents = tangents
+        # None where a stride is symbolic.
+        self.tangent_strides = [
+            strides if all(isinstance(s, int) for s in strides) else None
+            for strides in (tuple(meta.strides) for meta in tangents)
+        ]
         self._compile = compile
         self._compiled: Compiled | None = None
 
@@ -118,8 +123,7 @@ class CompiledBackward(TapeNode):
             return _zeros(shape, meta)
         if grad.dtype is not meta.dtype:
             grad = lookup("aten::_to_copy").call(grad, **_copy_options(meta))
-        wanted = [s for s in meta.strides if isinstance(s, int)]
-        same = len(wanted) == len(meta.strides) and tuple(grad.strides) == tuple(wanted)
+        same = grad.strides == self.program.tangent_strides[number]
         return grad if same else _laid_out(grad, meta)
 
 
@@ -245,14 +249,16 @@ class Runtime:
         """Put the compiled backward on the tape as the maker of the differentiable returns."""
         program = self.backward
         assert program is not None
-        made = iter(returns[self.meta.num_forward_returns :])
-        saved = [
-            SavedTensor(inputs[place])
-            if place is not None
-            else SavedTensor(shallow_copy(next(made)))
-            for place in program.saved_is_input
-        ]
-        ints = [int(symbols[name]) for name in program.symbols]
+        count = self.meta.num_forward_returns
+        made = iter(returns[count:])
+        given = {id(value) for value in returns[:count]}  # to save one itself would be a cycle
+        saved = []
+        for place in program.saved_is_input:
+            value = inputs[place] if place is not None else next(made)
+            if place is None and id(value) in given:
+                value = shallow_copy(value)
+            saved.append(SavedTensor(value))
+        ints = [int(symbols[name]) for name in program.symbols] if program.symbols else []
         node = CompiledBackward(program, inputs, saved, ints)
         attach([returns[k] for k in self.meta.tangent_outputs], node)
 

@@ -48,10 +48,13 @@ def _may_keep(leaf: Tensor, box: list[Any]) -> bool:
     array = grad._array
     if array is None or grad._storage is not None or grad._view is not None:
         return False
-    if array.base is not None or not array.flags.writeable:
+    flags = array.flags
+    if array.base is not None or not flags.writeable:
         return False
-    del array
-    return _array_references(grad) <= _ARRAY_ALONE and grad.strides == leaf.strides
+    own = leaf._array
+    same = flags.c_contiguous and own is not None and own.flags.c_contiguous
+    del array, flags
+    return _array_references(grad) <= _ARRAY_ALONE and (same or grad.strides == leaf.strides)
 
 
 def _references(box: list[Any]) -> int:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from plait.base.errors import AutogradError
 from plait.dispatch.dispatcher import lookup
+from plait.dispatch.keyset import CPU_TENSOR_KEYS
+from plait.dispatch.state import tls
 from plait.tensor.layout import Layout, extent
+from plait.tensor.tensor import Tensor, wrap
 
 if TYPE_CHECKING:
     from plait.autograd.graph import Node, ResultMeta
     from plait.tensor.dtype import DType
-    from plait.tensor.tensor import Tensor
 
 __all__ = ["add", "clone", "conform", "laid_out", "like", "ones_like", "sum_to", "zeros"]
 
@@ -65,7 +69,16 @@ def zeros(meta: ResultMeta) -> Tensor:
 
 
 def ones_like(t: Tensor) -> Tensor:
-    """Ones of ``t``'s shape and dtype."""
+    """Ones of ``t``'s shape and dtype.
+
+    Made directly where no mode, no tape and no tracer could ask for the call: this stands at the
+    start of every ``loss.backward()``.
+    """
+    if t.__class__ is Tensor and t._keys == CPU_TENSOR_KEYS and not (tls.include or tls.exclude):
+        array = t._array
+        assert array is not None
+        if array.size == 1:
+            return wrap(np.array(1, array.dtype, ndmin=array.ndim), t._dtype)
     made: Tensor = lookup("aten::ones_like").call(t)
     return made
 

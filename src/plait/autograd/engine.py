@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plait.autograd import arithmetic
-from plait.autograd.graph import AccumulateGrad, Edge, Node
+from plait.autograd.graph import AccumulateGrad, Edge, Node, result_meta
 from plait.autograd.hooks import run_tensor_hooks
 from plait.base.errors import AutogradError
 from plait.dispatch.state import tls
@@ -36,16 +36,83 @@ def run(
 
     Without captures, gradients are accumulated in all leaves, or only in ``leaves`` if given.
     """
-    task = GraphTask(keep_graph, captures, leaves)
     saved = tls.grad_enabled
     tls.grad_enabled = create_graph
     try:
+        if len(roots) == 1 and not captures and leaves is None:
+            (node, number), grad = roots[0]
+            if _is_star(node):
+                _run_star(node, number, grad, keep_graph)
+                return []
+        task = GraphTask(keep_graph, captures, leaves)
         task.start(roots)
         while task.ready:
             task.step()
     finally:
         tls.grad_enabled = saved
     return [task.captured.get(edge) for edge in captures]
+
+
+def _is_star(node: Node) -> bool:
+    """Whether a node leads to different leaves only, and nobody hung a hook on any of them."""
+    if node.hooks is not None or not node.next_edges:
+        return False
+    leaves = []
+    for edge in node.next_edges:
+        if edge is not None:
+            leaf = edge[0]
+            if leaf.__class__ is not AccumulateGrad or leaf.hooks is not None:
+                return False
+            if leaf.variable._hooks is not None:
+                return False
+            leaves.append(leaf)
+    return len(leaves) == 1 or len(set(leaves)) == len(leaves)
+
+
+def _run_star(node: Node, number: int, grad: Any, keep_graph: bool) -> None:
+    """The walk over one node and its leaves: :class:`GraphTask` without the bookkeeping.
+
+    It is what the backward of a compiled function comes to.
+    """
+    grads: list[Any] = [None] * max(len(node.results), number + 1)
+    meta = node.result(number)
+    grads[number] = grad if meta is None else arithmetic.conform(grad, meta, None, number)
+    del grad
+    outer = tls.backward_node
+    tls.backward_node = node
+    try:
+        results = _results(node, grads, None, keep_graph)
+        _check_count(node, results)
+        found: list[tuple[int, AccumulateGrad, list[Any]]] = []
+        for position, edge in enumerate(node.next_edges):
+            if edge is not None and results[position] is not None:
+                leaf = edge[0]
+                assert isinstance(leaf, AccumulateGrad)
+                meta = result_meta(leaf.variable)
+                box = [arithmetic.conform(results[position], meta, node, position)]
+                found.append((-leaf.seq, leaf, box))
+        del results
+        found.sort()
+        for _, leaf, box in found:
+            tls.backward_node = leaf
+            leaf.run(box, None)
+    finally:
+        tls.backward_node = outer
+
+
+def _results(
+    node: Node, grads: list[Any], wanted: Sequence[bool] | None, keep_graph: bool
+) -> Sequence[Any]:
+    """What a node makes of its cotangents; its saved tensors go unless the graph is kept."""
+    try:
+        results = node.run(grads, wanted)
+    except Exception as error:
+        if not isinstance(node, AccumulateGrad):
+            error.add_note(f"while running the backward of {node.name()}")
+        raise
+    if not keep_graph:
+        node.release()
+    return results
 
 
 class GraphTask:
@@ -188,24 +255,21 @@ class GraphTask:
             for hook in list(hooks.pre.values()):
                 _replace(grads, hook(tuple(grads)))
         given = tuple(grads) if hooks is not None and hooks.post else ()
-        try:
-            results = node.run(grads, wanted)
-        except Exception as error:
-            if not isinstance(node, AccumulateGrad):
-                error.add_note(f"while running the backward of {node.name()}")
-            raise
-        if not self.keep_graph:
-            node.release()
+        results = _results(node, grads, wanted, self.keep_graph)
         if hooks is not None and hooks.post:
             results = list(results)
             for hook in list(hooks.post.values()):
                 _replace(results, hook(tuple(results), given))
-        if len(results) < len(node.next_edges):
-            raise AutogradError(
-                f"{node.name()} returned an incorrect number of gradients; got {len(results)}; "
-                f"expected {len(node.next_edges)}."
-            )
+        _check_count(node, results)
         return results
+
+
+def _check_count(node: Node, results: Sequence[Any]) -> None:
+    if len(results) < len(node.next_edges):
+        raise AutogradError(
+            f"{node.name()} returned an incorrect number of gradients; got {len(results)}; "
+            f"expected {len(node.next_edges)}."
+        )
 
 
 def _replace(values: list[Any], changed: Any) -> None:
