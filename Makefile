@@ -42,7 +42,7 @@ $(STAMPS)/torch: $(STAMPS)/venv constraints.txt
 	@touch $@
 
 $(STAMPS)/bench: $(STAMPS)/torch
-	@for peer in jax; do \
+	@for peer in jax numba onnxruntime onnx; do \
 	  $(PIP) $$peer || echo "$$peer could not be installed: it is left out of the comparison."; done
 	@touch $@
 

@@ -23,11 +23,17 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.report import SCALE, Record, machine, markdown, table
-from benchmarks.systems import SYSTEMS, environment, missing_package
-from benchmarks.workloads import calls, kernels, starts, training
+from benchmarks.systems import SYSTEMS, does, environment, missing_package
+from benchmarks.workloads import calls, kernels, products, science, starts, training
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = {"kernels": kernels, "training": training, "calls": calls}
+GROUPS = {
+    "kernels": kernels,
+    "products": products,
+    "training": training,
+    "calls": calls,
+    "science": science,
+}
 BASE = "torch_inductor"
 ROUND_SECONDS = 0.4
 ALLOWED_DIFFERENCE = 1e-4
@@ -101,7 +107,7 @@ def take_turns(
     """One work on every system, in rounds; the best round of each, and its check."""
     best: dict[str, float] = {}
     differences: dict[str, float] = {}
-    failed: set[str] = set()
+    failed = {worker.name for worker in started if not does(worker.name, work)}
     for _ in range(rounds):
         for worker in started:
             if worker.name in failed:

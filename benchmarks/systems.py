@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SYSTEMS", "System", "missing_package"]
+__all__ = ["SYSTEMS", "System", "does", "environment", "missing_package"]
 
 Function = Callable[..., Any]
 
@@ -23,6 +23,8 @@ class System:
 
     package = ""
     label = ""
+    works: frozenset[str] | None = None
+    """The works that were written for it; None: all of them."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -36,6 +38,9 @@ class System:
     def compile(self, function: Function) -> Function:
         """The function as this system runs it."""
         return function
+
+    def use_float64(self) -> None:
+        """Let tensors of this type be made; most systems need nothing."""
 
     @property
     def is_compiled(self) -> bool:
@@ -102,6 +107,9 @@ class Jax(System):
     def tensor(self, array: np.ndarray[Any, Any], requires_grad: bool = False) -> Any:
         return self.jax.numpy.asarray(array)
 
+    def use_float64(self) -> None:
+        self.jax.config.update("jax_enable_x64", True)
+
     def compile(self, function: Function) -> Function:
         compiled, wait = self.jax.jit(function), self.jax.block_until_ready
         return lambda *args: wait(compiled(*args))
@@ -111,19 +119,54 @@ class Jax(System):
         return str(self.jax.__version__)
 
 
+class Numba(System):
+    """Loops written by hand and compiled by Numba; each work has its own."""
+
+    package, label = "numba", "Numba"
+    works = frozenset({"gelu_grads_small", "gelu_grads_large", "equation_of_state"})
+
+    def tensor(self, array: np.ndarray[Any, Any], requires_grad: bool = False) -> Any:
+        return array.copy()
+
+
+class OnnxRuntime(System):
+    """ONNX Runtime, which has no gradients: a work gives it the whole graph."""
+
+    package, label = "onnxruntime", "ONNX Runtime"
+    works = frozenset({"gelu_grads_small", "gelu_grads_large"})
+
+    def tensor(self, array: np.ndarray[Any, Any], requires_grad: bool = False) -> Any:
+        return array.copy()
+
+    def session(self, model: bytes) -> Any:
+        """A session of a serialised model with this many threads."""
+        options = self.ns.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        return self.ns.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 SYSTEMS: dict[str, type[System]] = {
     "plait_eager": PlaitEager,
     "plait_compiled": PlaitCompiled,
     "torch_eager": TorchEager,
     "torch_inductor": TorchInductor,
     "jax": Jax,
+    "numba": Numba,
+    "onnxruntime": OnnxRuntime,
 }
 
 
 def missing_package(name: str) -> str | None:
     """The package that the system lacks on this machine, or None."""
-    package = SYSTEMS[name].package
-    return None if importlib.util.find_spec(package) else package
+    packages = [SYSTEMS[name].package, *(["onnx"] if name == "onnxruntime" else [])]
+    return next((p for p in packages if importlib.util.find_spec(p) is None), None)
+
+
+def does(name: str, work: str) -> bool:
+    """Whether the work was written for the system."""
+    works = SYSTEMS[name].works
+    return works is None or work in works
 
 
 def environment(threads: int, scratch: str) -> dict[str, str]:
@@ -134,6 +177,7 @@ def environment(threads: int, scratch: str) -> dict[str, str]:
         "OMP_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
+        "NUMBA_NUM_THREADS": count,
         "PLAIT_NUM_THREADS": count,
         "XDG_CACHE_HOME": scratch,
         "TORCHINDUCTOR_CACHE_DIR": os.path.join(scratch, "inductor"),

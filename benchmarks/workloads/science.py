@@ -1,6 +1,6 @@
 """Formulas of science: many arithmetic operations on each element, little memory.
 
-`equation of state` is the derivative with respect to temperature of the dynamic enthalpy of sea
+`equation_of_state` is the derivative with respect to temperature of the dynamic enthalpy of sea
 water (TEOS-10, the 48-term expression for density; IOC, SCOR and IAPSO 2010), as in the public
 suite pyhpc-benchmarks, at 262,144 points in float64. The specific volume is there a rational
 function of pressure, (a0 + a1 p + a2 p^2 + a3 p^3) / (b0 + 2 b1 p + b2 p^2), whose integral over
@@ -9,81 +9,69 @@ pressure is known in closed form; below every quantity is followed by its deriva
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["WORKS", "prepare"]
+import numpy as np
+
+from benchmarks.systems import System
+
+__all__ = ["WORKS", "check", "enthalpy_slope", "prepare"]
 
 UNIT = "ms"
 POINTS = 1 << 18
-WORKS = {"equation of state": POINTS}
+WORKS = {"equation_of_state": POINTS}
 
 # Coefficients of the powers of temperature, then of salinity (with its square root).
-V01, V02, V03 = (
-V04 = 
-    9.998420897506056e2,
-    2.839940833161907,
-    -3.147759265588511e-2,
-    1.181805545074306e-3,
-)
-V05, V06, V07 = -6.698001071123802, -2.986498947203215e-2, 2.327859407479162e-4
-V08, V09, V10 = (
-V11 = 
-    -3.988822378968490e-2,
-    5.095422573880500e-4,
-    -1.426984671633621e-5,
-    1.645039373682922e-7,
-)
-V12, V13, V14 = -2.233269627352527e-2, -3.436090079851880e-4, 3.726050720345733e-6
-V15, V16 = -1.806789763745328e-4, 6.876837219536232e-7
-V17, V18, V19 = (
-V20 = 
-    -3.087032500374211e-7,
-    -1.988366587925593e-8,
-    -1.061519070296458e-11,
-    1.550932729220080e-10,
-)
-V21, V22, V23 = (
-V24, V25 = 
-    1.0,
-    2.775927747785646e-3,
-    -2.349607444135925e-5,
-    1.119513357486743e-6,
-    6.743689325042773e-10,
-)
-V26, V27, V28 = (
-V29, V30 = 
-    -7.521448093615448e-3,
-    -2.764306979894411e-5,
-    1.262937315098546e-7,
-    9.527875081696435e-10,
-    -1.811147201949891e-11,
-)
-V31, V32, V33 = (
-V34, V35 = 
-    -3.303308871386421e-5,
-    3.801564588876298e-7,
-    -7.672876869259043e-9,
-    -4.634182341116144e-11,
-    2.681097235569143e-12,
-)
-V36 = 5.419326551148740e-6
-V37, V38, V39 = (
-V40 = 
-    -2.742185394906099e-5,
-    -3.212746477974189e-7,
-    3.191413910561627e-9,
-    -1.931012931541776e-12,
-)
-V41, V42 = -1.105097577149576e-7, 6.211426728363857e-10
-V43, V44, V45 = (
-V46 = 
-    -1.119011592875110e-10,
-    -1.941660213148725e-11,
-    -1.864826425365600e-14,
-    1.119522344879478e-14,
-)
-V47, V48 = -1.200507748551599e-15, 6.057902487546866e-17
+V01 = 999.8420897506056
+V02 = 2.839940833161907
+V03 = -0.03147759265588511
+V04 = 0.001181805545074306
+V05 = -6.698001071123802
+V06 = -0.02986498947203215
+V07 = 0.0002327859407479162
+V08 = -0.0398882237896849
+V09 = 0.00050954225738805
+V10 = -1.426984671633621e-05
+V11 = 1.645039373682922e-07
+V12 = -0.02233269627352527
+V13 = -0.000343609007985188
+V14 = 3.726050720345733e-06
+V15 = -0.0001806789763745328
+V16 = 6.876837219536232e-07
+V17 = -3.087032500374211e-07
+V18 = -1.988366587925593e-08
+V19 = -1.061519070296458e-11
+V20 = 1.55093272922008e-10
+V21 = 1.0
+V22 = 0.002775927747785646
+V23 = -2.349607444135925e-05
+V24 = 1.119513357486743e-06
+V25 = 6.743689325042773e-10
+V26 = -0.007521448093615448
+V27 = -2.764306979894411e-05
+V28 = 1.262937315098546e-07
+V29 = 9.527875081696435e-10
+V30 = -1.811147201949891e-11
+V31 = -3.303308871386421e-05
+V32 = 3.801564588876298e-07
+V33 = -7.672876869259043e-09
+V34 = -4.634182341116144e-11
+V35 = 2.681097235569143e-12
+V36 = 5.41932655114874e-06
+V37 = -2.742185394906099e-05
+V38 = -3.212746477974189e-07
+V39 = 3.191413910561627e-09
+V40 = -1.931012931541776e-12
+V41 = -1.105097577149576e-07
+V42 = 6.211426728363857e-10
+V43 = -1.11901159287511e-10
+V44 = -1.941660213148725e-11
+V45 = -1.8648264253656e-14
+V46 = 1.119522344879478e-14
+V47 = -1.200507748551599e-15
+V48 = 6.057902487546866e-17
 
 
 def enthalpy_slope(sqrt: Callable[[Any], Any], log: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -157,3 +145,44 @@ def enthalpy_slope(sqrt: Callable[[Any], Any], log: Callable[[Any], Any]) -> Cal
         return 1e4 * (first_t + second_t + third_t)
 
     return slope
+
+
+def arrays() -> list[np.ndarray[Any, Any]]:
+    """Salinity, temperature and pressure where the formula is meant to hold."""
+    rng = np.random.default_rng(17)
+    ranges = ((1e-2, 10.0), (-12.0, 20.0), (0.0, 1000.0))
+    return [rng.uniform(low, high, POINTS) for low, high in ranges]
+
+
+def prepare(system: System, work: str) -> Callable[[], Any]:
+    """A call of the formula on the system, ready to be timed."""
+    if system.package == "numba":
+        call = numba_loop(system)
+        inputs: list[Any] = arrays()
+    else:
+        system.use_float64()
+        call = system.compile(enthalpy_slope(system.ns.sqrt, system.ns.log))
+        inputs = [system.tensor(a) for a in arrays()]
+    return lambda: call(*inputs)
+
+
+def numba_loop(system: System) -> Callable[..., Any]:
+    """The formula for one point, and a loop over points."""
+    njit = system.ns.njit
+    point = njit(enthalpy_slope(math.sqrt, math.log))
+
+    def loop(sa: Any, ct: Any, p: Any) -> Any:
+        out = np.empty_like(sa)
+        for i in range(sa.size):
+            out[i] = point(sa[i], ct[i], p[i])
+        return out
+
+    compiled: Callable[..., Any] = njit(loop)
+    return compiled
+
+
+def check(system: System, work: str) -> float:
+    """Largest difference from NumPy, relative to the largest value."""
+    got = system.array(prepare(system, work)())
+    expected = enthalpy_slope(np.sqrt, np.log)(*arrays())
+    return float(np.abs(got - expected).max() / np.abs(expected).max())

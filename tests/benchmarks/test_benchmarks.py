@@ -7,15 +7,23 @@ import json
 import pytest
 
 from benchmarks import measure, report, run, systems
-from benchmarks.workloads import calls, kernels, starts, training
+from benchmarks.workloads import calls, kernels, products, science, starts, training
 
-GROUPS = {"kernels": kernels, "training": training, "calls": calls}
+GROUPS = {
+    "kernels": kernels,
+    "products": products,
+    "training": training,
+    "calls": calls,
+    "science": science,
+}
 WORKS = [(group, work) for group, module in GROUPS.items() for work in module.WORKS]
 
 
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(kernels, "ROWS", 8)
+    monkeypatch.setattr(science, "POINTS", 100)
+    monkeypatch.setitem(products.WORKS, "gelu_grads_large", (4, 3, 5))
 
 
 @pytest.mark.parametrize(("group", "work"), WORKS, ids=lambda v: str(v))
@@ -24,6 +32,23 @@ def test_work_is_computed_rightly(system, group, work, small):
     if missing := systems.missing_package(system):
         pytest.skip(f"{missing} is not installed")
     assert GROUPS[group].check(systems.SYSTEMS[system](1), work) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["jax", "numba", "onnxruntime"])
+def test_peers_compute_what_was_written_for_them(system, small):
+    if missing := systems.missing_package(system):
+        pytest.skip(f"{missing} is not installed")
+    made = systems.SYSTEMS[system](1)
+    for group, work in [("products", "gelu_grads_small"), ("science", "equation_of_state")]:
+        if systems.does(system, work):
+            assert GROUPS[group].check(made, work) < 1e-4
+
+
+def test_systems_without_a_work_are_left_out_of_it():
+    assert systems.does("numba", "equation_of_state")
+    assert not systems.does("onnxruntime", "equation_of_state")
+    assert systems.does("plait_compiled", "softmax")
 
 
 def test_median_is_positive_and_about_right():

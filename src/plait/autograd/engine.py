@@ -89,7 +89,7 @@ def _run_star(node: Node, number: int, grad: Any, keep_graph: bool) -> None:
                 leaf = edge[0]
                 assert isinstance(leaf, AccumulateGrad)
                 meta = result_meta(leaf.variable)
-                box = [arithmetic.conform(results[position], meta, node, position)]
+                box: list[Any] = [arithmetic.conform(results[position], meta, node, position)]
                 found.append((-leaf.seq, leaf, box))
         del results
         found.sort()
