@@ -87,7 +87,7 @@ class OperatorNode(Node):
         answer: list[Any] = [None] * len(self.next_edges)
         if grads[0] is None and all(g is None for g in grads):
             return answer
-        values: dict[str, Any] = {}
+        values: dict[Any, Any] = {}
         for rule in self.plan.rules:
             start, end = self.edge_ranges[rule.number]
             if wanted is not None and not any(wanted[start:end]):
@@ -95,7 +95,7 @@ class OperatorNode(Node):
             if rule.wants_needs:
                 values["needs"] = self._needs(wanted)
             given = [self._value(p, grads, values) for p in rule.parameters]
-            result = rule.fn(*given)
+            result = rule.fn(*given) if rule.part is None else _part(rule, given, values)
             if rule.is_list:
                 answer[start:end] = self._listed(rule, result, end - start)
             else:
@@ -156,6 +156,13 @@ class OperatorNode(Node):
             if name in self.saved:
                 self.saved[name] = None
                 self.freed = True
+
+
+def _part(rule: ArgumentRule, given: list[Any], values: dict[Any, Any]) -> Any:
+    """One gradient of a rule that makes several, which is called once."""
+    if rule.fn not in values:
+        values[rule.fn] = rule.fn(*given)
+    return values[rule.fn][rule.part]
 
 
 class _Nothing:
@@ -234,7 +241,7 @@ class Recorder:
         """Keep the arguments that the active rules name."""
         plan, saved = node.plan, node.saved
         for name, position in plan.tensors:
-            saved[name] = _save(args[position])
+            saved[name] = _save(args[position] if position >= 0 else kwargs[name])
         for name, position in plan.values:
             saved[name] = args[position] if position >= 0 else kwargs[name]
         for name, position, read in plan.properties:

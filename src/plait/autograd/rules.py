@@ -18,6 +18,7 @@ from typing import Any
 from plait.base.errors import AutogradError, RegistrationError
 from plait.dispatch.operator import Overload
 from plait.dispatch.schema import Argument
+from plait.ops.define import JointRule
 
 __all__ = ["ArgumentRule", "Parameter", "RuleSet", "SavePlan", "rules_of"]
 
@@ -48,12 +49,20 @@ class Parameter:
 class ArgumentRule:
     """The rule of one tensor argument, at ``position`` among the positional ones."""
 
-    __slots__ = ("bit", "fn", "is_list", "name", "number", "parameters", "position", "wants_needs")
+    __slots__ = (
+        "bit", "fn", "is_list", "name", "number", "parameters", "part", "position", "wants_needs"
+    )  # fmt: skip
 
     def __init__(
-        self, argument: Argument, position: int, fn: Callable[..., Any], parameters: list[Parameter]
+        self,
+        argument: Argument,
+        position: int,
+        fn: Callable[..., Any],
+        parameters: list[Parameter],
+        part: int | None = None,
     ) -> None:
         self.number = self.bit = 0  # given by the rule set
+        self.part = part  # place in what ``fn`` returns for several arguments together
         self.name = argument.name
         self.is_list = argument.type.is_list
         self.position = position
@@ -114,7 +123,7 @@ class RuleSet:
         return ranges
 
 
-def derivatives_of(op: Overload) -> dict[str, Callable[..., Any]] | None:
+def derivatives_of(op: Overload) -> dict[str, Any] | None:
     """The rules that hold for ``op``: its own, or those of its functional form."""
     if op.vjp is None and op.functional is not None:
         return op.functional.vjp
@@ -135,7 +144,9 @@ def rules_of(op: Overload) -> RuleSet:
         fn = (derivatives or {}).get(argument.name, missing_rule(op, argument.name))
         if fn is None and op.schema.is_mutable and position == 0:
             fn = no_gradient  # the written argument keeps its place: the first edge
-        if fn is not None:
+        if isinstance(fn, JointRule):
+            rules.append(ArgumentRule(argument, position, fn.fn, _parameters(op, fn.fn), fn.part))
+        elif fn is not None:
             rules.append(ArgumentRule(argument, position, fn, _parameters(op, fn)))
     return RuleSet(op, rules)
 
@@ -181,8 +192,9 @@ def _parameter(op: Overload, fn: Callable[..., Any], p: inspect.Parameter) -> Pa
             return Parameter(name, "tensor" if argument.type.is_tensor_like else "value", position)
         if prefix and argument.name == name.removeprefix(prefix):
             return Parameter(name, "property", position)
-    if any(argument.name == name for argument in schema.kwonly):
-        return Parameter(name, "value", -1)
+    for argument in schema.kwonly:
+        if argument.name == name:
+            return Parameter(name, "tensor" if argument.type.is_tensor_like else "value", -1)
     if name == "needs":
         return Parameter(name, "needs")
     numbered = _NUMBERED.fullmatch(name)

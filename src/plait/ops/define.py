@@ -51,9 +51,28 @@ __all__ = [
     "elementwise_meta",
     "empty_array",
     "fit",
+    "joint_rule",
     "run_quietly",
     "view",
 ]
+
+
+class JointRule:
+    """One argument's share of a rule that gives the gradients of several arguments together.
+
+    ``fn`` returns a tuple; ``part`` is this argument's place in it. The tape calls ``fn`` once.
+    """
+
+    __slots__ = ("fn", "part")
+
+    def __init__(self, fn: Rule, part: int) -> None:
+        self.fn = fn
+        self.part = part
+
+
+def joint_rule(fn: Rule, *names: str) -> dict[str, Any]:
+    """``fn``, which returns one gradient for each of ``names``, as the ``vjp`` of `define`."""
+    return {name: JointRule(fn, part) for part, name in enumerate(names)}
 
 
 def define(
@@ -79,6 +98,7 @@ def define(
         operators that must not go through the general adapter (views, hot paths, random draws).
     vjp: argument name -> rule, or None where there is no derivative. The parameter names of a rule
         say what it needs: ``g``, ``out``, argument names, ``shape_of_<argument>``, ``needs``.
+        A rule that makes several gradients at once is given by `joint_rule`.
     decomposition: the same operator written in operators, for backends; it is also the kernel when
         no other is given. composite: a body written in operators that *is* the operator: it needs
         no derivative and is never seen below autograd.

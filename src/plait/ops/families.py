@@ -1,5 +1,6 @@
 """Imports every family of operators, so that all of them are defined. Owns nothing else."""
 
+from plait.ops import attention as _attention
 from plait.ops import creation as _creation
 from plait.ops import extremum as _extremum
 from plait.ops import indexing as _indexing
@@ -18,6 +19,7 @@ from plait.ops import view as _view
 __all__ = ["MODULES"]
 
 MODULES = (
+    _attention,
     _creation,
     _extremum,
     _indexing,

@@ -46,6 +46,7 @@ _LOOSER = {  # family -> factor on both
     "reduction": 4.0,
     "normalize": 10.0,
     "matmul": 20.0,
+    "attention": 20.0,
     "gradient": 20.0,
     "compiled": 20.0,
 }

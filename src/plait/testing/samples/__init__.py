@@ -53,8 +53,9 @@ class SampleInput:
         def one(value: Any) -> Any:
             return [fn(v) for v in value] if isinstance(value, list | tuple) else fn(value)
 
+        positional = [one(v) for v in self.args]  # in the order of `tensors`
         changed = {key: one(value) for key, value in self.kwargs.items()}
-        return SampleInput(*[one(v) for v in self.args], name=self.name, **changed)
+        return SampleInput(*positional, name=self.name, **changed)
 
     def __repr__(self) -> str:
         return f"SampleInput({self.name})"

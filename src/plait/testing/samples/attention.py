@@ -1,0 +1,77 @@
+"""Sample calls of attention and its derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from plait.ops import aten
+from plait.tensor import dtype as dt
+from plait.tensor.tensor import Tensor
+from plait.testing.samples import SampleInput, make, sampler
+from plait.testing.samples.inputs import laid_out, of
+
+_HIDDEN = float("-inf")
+_HALF = (dt.float16, dt.bfloat16)
+
+
+def _operands(rows: int = 4, columns: int = 5, **options: Any) -> list[Tensor]:
+    """Query, key and value of two batches, three heads and four features."""
+    sizes = (rows, columns, columns)
+    return [make(2, 3, size, 4, seed=i, **options) for i, size in enumerate(sizes)]
+
+
+def _windowed() -> Tensor:
+    """An additive mask of (4, 5): the second row sees nothing, the others some columns."""
+    o, x = 0.0, _HIDDEN
+    return of([[o, o, x, x, x], [x, x, x, x, x], [x, o, -1.5, x, x], [0.5, o, o, o, x]])
+
+
+def _masks() -> Iterator[tuple[str, Tensor]]:
+    yield "mask", make(4, 5, seed=7)
+    yield "mask with a hidden row", _windowed()
+    yield "mask of one row", make(1, 5, seed=7)
+    yield "mask of heads", make(1, 3, 4, 5, seed=7)
+    yield "mask of columns", make(2, 1, 1, 5, seed=7)
+    yield "mask of everything", make(2, 3, 4, 5, seed=7)
+    yield "mask transposed", laid_out("transposed", (4, 5), seed=7)
+
+
+def _calls() -> Iterator[SampleInput]:
+    yield SampleInput(*_operands(), name="plain")
+    yield SampleInput(*_operands(), 0.0, True, name="causal")
+    yield SampleInput(*_operands(5, 3), 0.0, True, name="causal, more rows than columns")
+    yield SampleInput(*_operands(1, 6), name="one row")
+    yield SampleInput(*_operands(3, 1), name="one column")
+    yield SampleInput(*_operands(), scale=0.3, name="scale")
+    for name, mask in _masks():
+        yield SampleInput(*_operands(), attn_mask=mask, name=name)
+    yield SampleInput(*_operands(), 0.0, True, attn_mask=_windowed(), name="causal mask")
+    for layout in ("transposed", "sliced", "expanded"):
+        turned = [laid_out(layout, t.shape, seed=i) for i, t in enumerate(_operands())]
+        yield SampleInput(*turned, name=layout)
+    heads = [make(2, 4, 3, 4, seed=i) for i in range(3)]
+    yield SampleInput(*[t.transpose(1, 2) for t in heads], 0.0, True, name="heads inside")
+    yield SampleInput(*_operands(dtype=dt.float64), name="float64")
+    for dtype in _HALF:
+        yield SampleInput(*_operands(dtype=dtype, low=-1, high=1), name=dtype.name)
+
+
+@sampler("aten::_scaled_dot_product_flash_attention_for_cpu")
+def _fused() -> Iterator[SampleInput]:
+    yield from _calls()
+
+
+@sampler("aten::_scaled_dot_product_flash_attention_for_cpu_backward")
+def _fused_backward() -> Iterator[SampleInput]:
+    """Consistent results and logarithms; PyTorch's own would differ in their last bits."""
+    for sample in _calls():
+        query, key, value, *rest = sample.args
+        out, logs = aten._scaled_dot_product_flash_attention_for_cpu.default(
+            *sample.args, **sample.kwargs
+        )
+        grad = make(*query.shape, seed=9, dtype=query.dtype, low=-1, high=1)
+        _, causal = rest or (0.0, False)
+        args = (grad, query, key, value, out, logs, 0.0, causal)
+        yield SampleInput(*args, name=sample.name, **sample.kwargs)
+
