@@ -19,6 +19,8 @@ from plait.testing.samples import SampleInput, sampled, samples
 
 OPERATORS = [q for q in sampled() if not lookup(q).is_composite]
 
+FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
+
 # What may run eagerly inside a compiled graph: operator -> how the recorded reason begins.
 NOT_NATIVE = {
     "aten::empty_strided": "memory with gaps or repeats",
@@ -35,6 +37,8 @@ NOT_NATIVE = {
 NOT_NATIVE_SYMBOLIC = {
     "aten::cumsum": "cumsum over ",
     "aten::as_strided_scatter": "a size is symbolic",
+    FLASH: f"{FLASH}: its decomposition must know",
+    f"{FLASH}_backward": f"{FLASH}_backward: its decomposition must know",
 }
 # Memory that nobody has written: only its type is compared.
 UNWRITTEN = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from plait.base.errors import DtypeMismatch, InvalidArgument, MissingKernel, check
+from plait.base.errors import DtypeMismatch, MissingKernel, check
 from plait.dispatch.tags import Tag
 from plait.ops import aten
 from plait.ops.attention_kernels import attend, attend_backward
@@ -244,9 +244,7 @@ def _flash_decomposition(
 ) -> Any:  # fmt: skip
     metas = _flash_shape(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
     if any(has_no_elements(t.shape) for t in (query, key)):
-        return tuple(
-            aten.zeros.default(m.shape, dtype=m.dtype, device=query.device) for m in metas
-        )
+        return tuple(aten.zeros.default(m.shape, dtype=m.dtype, device=query.device) for m in metas)
     scores = _masked_scores(query, key, attn_mask, is_causal, scale)
     top = aten.amax.default(scores, (3,), True)
     if attn_mask is not None:
@@ -303,9 +301,7 @@ def _flash_backward_decomposition(
         grad_out, query, key, value, out, logsumexp, dropout_p, is_causal, attn_mask=attn_mask
     )
     if any(has_no_elements(t.shape) for t in (query, key)):
-        return tuple(
-            aten.zeros.default(m.shape, dtype=m.dtype, device=query.device) for m in metas
-        )
+        return tuple(aten.zeros.default(m.shape, dtype=m.dtype, device=query.device) for m in metas)
     s = _Slopes(grad_out, query, key, value, out, logsumexp, is_causal, attn_mask, scale)
     factor = _scale_of(query, scale)
     grads = (
@@ -388,9 +384,7 @@ define(
     "float? scale=None) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
     shape=_flash_backward_shape,
     kernel=_flash_backward_kernel,
-    vjp=joint_rule(
-        _flash_backward_vjp, "grad_out", "query", "key", "value", "out", "logsumexp"
-    ),
+    vjp=joint_rule(_flash_backward_vjp, "grad_out", "query", "key", "value", "out", "logsumexp"),
     decomposition=_flash_backward_decomposition,
     tags=(Tag.CORE,),
     kind="attention",

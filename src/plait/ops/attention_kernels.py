@@ -106,7 +106,7 @@ def attend_backward(
     grad: Array, query: Array, key: Array, value: Array, out: Array, logs: Array,
     mask: Array | None, is_causal: bool, scale: float, grads: tuple[Array, ...],
 ) -> None:  # fmt: skip
-    """Write the cotangents of query, key and value; the weights are made again from the logarithms."""
+    """Write the cotangents of query, key and value; the weights are made again from `logs`."""
     mask = _stretched(mask, query, key)
     grad, query, key, value, out = (_wide(a) for a in (grad, query, key, value, out))
     factor = query.dtype.type(scale)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plait.backends.llvm.expand import UnknownSize, expand
+from plait.backends.llvm.loop.indexing import dense_or_contiguous
 from plait.backends.llvm.lowering import (
     creation,
     indexing,
@@ -114,6 +115,8 @@ def _lower_decomposed(node: Node, lowered: Lowered) -> None:
         stage = lowered.stages[theirs]
         if theirs.producer in parts and stage.kind != "input":
             stage.name = mine.name
+            if stage.kind == "map":
+                stage.strides = dense_or_contiguous(stage.shape, sizes(meta_of(mine).strides))
         lowered.stages[mine] = stage
 
 

@@ -74,4 +74,3 @@ def _fused_backward() -> Iterator[SampleInput]:
         _, causal = rest or (0.0, False)
         args = (grad, query, key, value, out, logs, 0.0, causal)
         yield SampleInput(*args, name=sample.name, **sample.kwargs)
-
