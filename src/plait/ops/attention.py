@@ -11,7 +11,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from plait.base.errors import DtypeMismatch, MissingKernel, check
+from plait.base.errors import (
+    DtypeMismatch,
+    InvalidArgument,
+    MissingKernel,
+    ShapeMismatch,
+    check,
+)
 from plait.dispatch.tags import Tag
 from plait.ops import aten
 from plait.ops.attention_kernels import attend, attend_backward
@@ -214,8 +220,8 @@ def _like_heads(x: Tensor, like: Tensor) -> Tensor:
 
 def _later(query: Tensor, key: Tensor) -> Tensor:
     """True at (row, column) where the column comes after the row."""
-    rows = aten.arange.default(query.shape[2], device=query.device)
-    columns = aten.arange.default(key.shape[2], device=query.device)
+    rows = aten.arange.default(query.shape[-2], device=query.device)
+    columns = aten.arange.default(key.shape[-2], device=query.device)
     later: Tensor = aten.gt.Tensor(columns, aten.unsqueeze.default(rows, 1))
     return later
 
@@ -388,4 +394,191 @@ define(
     decomposition=_flash_backward_decomposition,
     tags=(Tag.CORE,),
     kind="attention",
+)
+
+# ---------------------------------------------------------------- the composite
+
+_NAME = "scaled_dot_product_attention"
+
+
+def _check_call(
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, dropout_p: float, is_causal: bool
+) -> None:
+    """What can be wrong with any call, whichever way it is computed."""
+    operands = (("query", query), ("key", key), ("value", value))
+    for name, tensor in operands:
+        if tensor.ndim < 2:
+            raise ShapeMismatch(
+                f"{_NAME}: argument {name!r} needs at least 2 dimensions, (..., length, "
+                f"features); got shape {tuple(tensor.shape)}."
+            )
+    require_floating(_NAME, "query", query)
+    require_same_dtype(_NAME, operands)
+    require(
+        query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2],
+        lambda: (
+            f"{_NAME}: arguments 'query', 'key' and 'value' do not fit; got shapes "
+            f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}; expected equal "
+            "features of query and key, and keys as long as values."
+        ),
+    )
+    check(
+        0 <= dropout_p <= 1,
+        InvalidArgument,
+        lambda: (
+            f"{_NAME}: argument 'dropout_p' must be a probability (dropout probability has to be "
+            f"between 0 and 1); got {dropout_p}; expected 0 <= dropout_p <= 1."
+        ),
+    )
+    check(
+        mask is None or not is_causal,
+        InvalidArgument,
+        lambda: (
+            f"{_NAME}: argument 'attn_mask' is given together with is_causal=True; expected one "
+            "of them. Put causality into the mask: "
+            "plait.ones(length, length, dtype=plait.bool_).tril()."
+        ),
+    )
+    if mask is not None:
+        _check_mask_dtype(query, mask)
+
+
+def _check_mask_dtype(query: Tensor, mask: Tensor) -> None:
+    check(
+        mask.dtype in (dt.bool_, dt.float32, query.dtype),
+        DtypeMismatch,
+        lambda: (
+            f"{_NAME}: argument 'attn_mask' has the wrong dtype; got {mask.dtype}; expected bool "
+            f"(True: may be seen), float32, or that of 'query', {query.dtype} (added to the "
+            "scores)."
+        ),
+    )
+    require(
+        mask.ndim >= 2,
+        lambda: (
+            f"{_NAME}: argument 'attn_mask' needs at least 2 dimensions, (length of the query, "
+            f"length of the key); got shape {tuple(mask.shape)}. Unsqueeze it."
+        ),
+    )
+
+
+def _grouped(x: Tensor, heads: Any, name: str) -> Tensor:
+    """Each head of ``x`` repeated, one after the other, until there are ``heads``."""
+    own = x.shape[-3] if x.ndim >= 3 else 1
+    require(
+        x.ndim >= 3 and own > 0 and heads % own == 0,
+        lambda: (
+            f"{_NAME}: with enable_gqa the number of heads of {name!r} must divide that of "
+            f"'query'; got {own} and {heads}."
+        ),
+    )
+    if own == heads:
+        return x
+    lead, rest = x.shape[:-3], x.shape[-2:]
+    wide = aten.expand.default(
+        aten.unsqueeze.default(x, -3), (*lead, own, heads // own, *rest)
+    )
+    repeated: Tensor = aten.reshape.default(wide, (*lead, heads, *rest))
+    return repeated
+
+
+def _additive(mask: Tensor, dtype: DType) -> Tensor:
+    """A mask that is added to scores: bools become 0 and -inf."""
+    if mask.dtype is dt.bool_:
+        zeros = aten.zeros_like.default(mask, dtype=dtype)
+        hidden: Tensor = aten.masked_fill.Scalar(zeros, aten.logical_not.default(mask), _LOWEST)
+        return hidden
+    return mask if mask.dtype is dtype else _cast(mask, dtype)
+
+
+def _four(x: Tensor, lead: tuple[Any, ...]) -> Tensor:
+    """``x`` stretched over the leading dimensions ``lead``, as (batch, heads, rows, columns)."""
+    rest = x.shape[-2:]
+    if tuple(x.shape[:-2]) != lead:
+        x = aten.expand.default(x, (*lead, *rest))
+    if len(lead) == 2:
+        return x
+    if len(lead) < 2:
+        for _ in range(2 - len(lead)):
+            x = aten.unsqueeze.default(x, 0)
+        return x
+    flat: Tensor = aten.reshape.default(x, (lay.numel(lead[:-1]), lead[-1], *rest))
+    return flat
+
+
+def _four_mask(mask: Tensor, lead: tuple[Any, ...]) -> Tensor:
+    """The mask with 2 or 4 dimensions; sizes of 1 stay where that is possible."""
+    if mask.ndim == 2 or (mask.ndim == 4 and len(lead) == 2):
+        return mask
+    if len(lead) > 2:
+        return _four(mask, lead)
+    while mask.ndim < 4:
+        mask = aten.unsqueeze.default(mask, 0)
+    return mask
+
+
+def _is_fused(query: Tensor, key: Tensor, value: Tensor, mask: Any, dropout_p: float) -> bool:
+    """Whether the operator pair covers the call."""
+    if dropout_p > 0 or (mask is not None and mask.requires_grad):
+        return False
+    if has_no_elements(query.shape) or has_no_elements(key.shape):
+        return False
+    return bool(value.shape[-1] == query.shape[-1])
+
+
+def _by_parts(
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, dropout_p: float, is_causal: bool,
+    scale: float,
+) -> Tensor:  # fmt: skip
+    """softmax(query @ keyᵀ * scale + mask), dropout, @ value; hidden rows give zeros."""
+    scores = aten.matmul.default(query * scale, _turned(key))
+    hidden = None
+    if mask is not None:
+        scores = scores + mask
+        hidden = aten.all.dim(aten.eq.Scalar(scores, _LOWEST), -1, True)
+        scores = aten.masked_fill.Scalar(scores, hidden, 0.0)
+    if is_causal:
+        scores = aten.masked_fill.Scalar(scores, _later(query, key), _LOWEST)
+    weights = aten._softmax.default(scores, -1, False)
+    if hidden is not None:
+        weights = aten.masked_fill.Scalar(weights, hidden, 0.0)
+    weights = aten.dropout.default(weights, dropout_p, True)
+    out: Tensor = aten.matmul.default(weights, value)
+    return out
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0,
+    is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    _check_call(query, key, value, attn_mask, dropout_p, is_causal)
+    if enable_gqa:
+        heads = query.shape[-3] if query.ndim >= 3 else 1
+        key, value = _grouped(key, heads, "key"), _grouped(value, heads, "value")
+    lead = lay.broadcast_shapes(
+        query.shape[:-2], key.shape[:-2], value.shape[:-2], operator=_NAME
+    )
+    mask = None if attn_mask is None else _additive(attn_mask, query.dtype)
+    if mask is not None:
+        _check_mask_shape(_NAME, mask, (*lead, query.shape[-2], key.shape[-2]))
+    factor = _scale_of(query, scale)
+    if not _is_fused(query, key, value, mask, dropout_p):
+        return _by_parts(query, key, value, mask, dropout_p, is_causal, factor)
+    if mask is not None:
+        mask = _four_mask(mask, lead)
+    out: Tensor = getattr(aten, _FLASH).default(
+        _four(query, lead), _four(key, lead), _four(value, lead), 0.0, is_causal,
+        attn_mask=mask, scale=factor,
+    )[0]  # fmt: skip
+    if len(lead) == 2:
+        return out
+    shaped: Tensor = aten.reshape.default(out, (*lead, *out.shape[-2:]))
+    return shaped
+
+
+define(
+    f"aten::{_NAME}(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, "
+    "float dropout_p=0.0, bool is_causal=False, *, float? scale=None, bool enable_gqa=False)"
+    " -> Tensor",
+    composite=_attention,
 )

@@ -74,3 +74,34 @@ def _fused_backward() -> Iterator[SampleInput]:
         _, causal = rest or (0.0, False)
         args = (grad, query, key, value, out, logs, 0.0, causal)
         yield SampleInput(*args, name=sample.name, **sample.kwargs)
+
+
+@sampler("aten::scaled_dot_product_attention")
+def _composite() -> Iterator[SampleInput]:
+    plain = _operands()
+    yield SampleInput(*plain, name="plain")
+    yield SampleInput(*plain, None, 0.0, True, name="causal")
+    yield SampleInput(*plain, scale=0.5, name="scale")
+    yield SampleInput(*plain, None, 1.0, name="everything dropped")
+    for name, mask in _masks():
+        yield SampleInput(*plain, mask, name=name)
+        yield SampleInput(*plain, mask > 0, name=f"bool {name}")
+    yield SampleInput(*[t[0] for t in plain], None, 0.0, True, name="3-d")
+    yield SampleInput(*[t[0, 0] for t in plain], None, 0.0, True, name="2-d")
+    yield SampleInput(*[t[0] for t in plain], make(3, 4, 5, seed=7), name="3-d mask of heads")
+    deep = [make(2, 1, 3, n, 4, seed=i) for i, n in enumerate((4, 5, 5))]
+    yield SampleInput(*deep, make(4, 5, seed=7), name="5-d")
+    yield SampleInput(*deep, make(3, 1, 5, seed=7), name="5-d, mask of heads")
+    query, key, value = plain
+    yield SampleInput(query, key[:1], value[:, :1], name="broadcast")
+    yield SampleInput(query, key, value[..., :3], None, 0.0, True, name="narrow values")
+    yield SampleInput(query, key, value[..., :3], _windowed(), name="narrow values, hidden row")
+    yield SampleInput(query, key[:, :, :0], value[:, :, :0], name="nothing to see")
+    many = make(2, 6, 4, 4)
+    yield SampleInput(many, key, value, None, 0.0, True, enable_gqa=True, name="grouped heads")
+    for layout in ("transposed", "sliced", "expanded"):
+        turned = [laid_out(layout, (2, 3, n, 4), seed=i) for i, n in enumerate((4, 5, 5))]
+        yield SampleInput(*turned, name=layout)
+    yield SampleInput(*_operands(dtype=dt.float64), make(4, 5, seed=7), name="float64")
+    for dtype in _HALF:
+        yield SampleInput(*_operands(dtype=dtype, low=-1, high=1), name=dtype.name)
