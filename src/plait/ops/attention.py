@@ -475,9 +475,7 @@ def _grouped(x: Tensor, heads: Any, name: str) -> Tensor:
     if own == heads:
         return x
     lead, rest = x.shape[:-3], x.shape[-2:]
-    wide = aten.expand.default(
-        aten.unsqueeze.default(x, -3), (*lead, own, heads // own, *rest)
-    )
+    wide = aten.expand.default(aten.unsqueeze.default(x, -3), (*lead, own, heads // own, *rest))
     repeated: Tensor = aten.reshape.default(wide, (*lead, heads, *rest))
     return repeated
 
@@ -555,9 +553,7 @@ def _attention(
     if enable_gqa:
         heads = query.shape[-3] if query.ndim >= 3 else 1
         key, value = _grouped(key, heads, "key"), _grouped(value, heads, "value")
-    lead = lay.broadcast_shapes(
-        query.shape[:-2], key.shape[:-2], value.shape[:-2], operator=_NAME
-    )
+    lead = lay.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2], operator=_NAME)
     mask = None if attn_mask is None else _additive(attn_mask, query.dtype)
     if mask is not None:
         _check_mask_shape(_NAME, mask, (*lead, query.shape[-2], key.shape[-2]))
