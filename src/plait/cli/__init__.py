@@ -78,8 +78,8 @@ def bench(
     raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)
 
 
-@app.command()
-def doctor(as_json: cache.JsonOption = False) -> None:
+@app.command(name="doctor")
+def examine_machine(as_json: cache.JsonOption = False) -> None:
     """Say what works on this machine; exit code 1 if something that plait needs does not."""
     from plait.cli.doctor import examine, show
 

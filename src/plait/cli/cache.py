@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from plait.base.config import config
 from plait.base.diskcache import DiskCache, Entry
@@ -26,7 +26,7 @@ __all__ = ["app", "file_size"]
 app = typer.Typer(help="Compiled code that is kept on disk.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-SHORT_KEY = 20
+SHORT_KEY = 12
 
 
 @app.command(name="ls")
@@ -38,7 +38,8 @@ def list_entries(as_json: JsonOption = False) -> None:
         print(json.dumps(_report(cache, found), indent=1))
         return
     console = Console()
-    table = Table("key", "what", *_right("size", "age", "last used", "uses"), "problem", box=None)
+    numbers = (Column(n, justify="right") for n in ("size", "age", "last used", "uses"))
+    table = Table(Column("key", no_wrap=True), "what", *numbers, "problem", box=None)
     now = time.time()
     for entry in found:
         ages = (_duration(now - entry.created), _duration(now - entry.used))
@@ -197,12 +198,6 @@ def _duration(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
-
-
-def _right(*names: str) -> list[Any]:
-    from rich.table import Column
-
-    return [Column(name, justify="right") for name in names]
 
 
 def _shorten(text: str, other: str = "", width: int = 48) -> str:
