@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import autograd, ops
 from plait.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from plait.autograd.checkpoint import checkpoint
 from plait.base.config import config
 from plait.base.errors import PlaitError
 from plait.dispatch import DispatchMode
@@ -72,6 +73,7 @@ __all__ = [
     "bfloat16",
     "bool_",
     "capture",
+    "checkpoint",
     "cli",
     "compile",
     "complex64",

@@ -14,6 +14,7 @@ import optree
 from plait.aot.joint import InputSpec
 from plait.aot.pipeline import AOTProgram, call_backend, compile_ahead
 from plait.aot.runtime import Compiled
+from plait.aot.saving import Partitioner, choose_partitioner, min_cut_partition
 from plait.backends.registry import Backend, lookup_backend
 from plait.base import log
 from plait.base.errors import InvalidArgument
@@ -37,6 +38,8 @@ def compile(
     fullgraph: bool = False,
     dynamic: bool | None = None,
     options: dict[str, Any] | None = None,
+    partitioner: str | Partitioner | None = None,
+    memory_budget: float = 1.0,
     name: str | None = None,
 ) -> Any:
     """Compile ``fn`` at its first call, for arguments like those of the call.
@@ -45,6 +48,11 @@ def compile(
     ``backend`` is a name (see ``plait.list_backends``) or a callable ``(graph, options) ->
     callable``. ``dynamic``: None makes a size symbolic once it was seen to vary, True makes all
     sizes symbolic except 0 and 1, False none. ``options`` go to the backend.
+
+    ``partitioner`` says what a training program keeps for its backward: "min_cut" (the default)
+    computes again what is cheaper to compute than to keep, "default" keeps all that the backward
+    reads, a callable takes a joint graph and returns a ``Partition``. ``memory_budget`` below 1
+    keeps at most that fraction of the bytes and computes more again, 0 keeps inputs alone.
 
     A call whose arguments, or whatever else the function reads, differ from what it was compiled
     for compiles again; ``recompiles`` has the reasons. Raises DataDependentError where the function
@@ -65,6 +73,8 @@ def compile(
             fullgraph=fullgraph,
             dynamic=dynamic,
             options=options,
+            partitioner=partitioner,
+            memory_budget=memory_budget,
             name=name,
         )
     if not callable(fn):
@@ -72,7 +82,13 @@ def compile(
             f"compile: argument 'fn' is a {type(fn).__name__}; expected a callable."
         )
     return CompiledFunction(
-        fn, backend, fullgraph=fullgraph, dynamic=dynamic, options=options, name=name
+        fn,
+        backend,
+        fullgraph=fullgraph,
+        dynamic=dynamic,
+        options=options,
+        partitioner=choose_partitioner(partitioner, memory_budget),
+        name=name,
     )
 
 
@@ -90,6 +106,7 @@ class CompiledFunction:
         fullgraph: bool,
         dynamic: bool | None,
         options: dict[str, Any] | None,
+        partitioner: Partitioner = min_cut_partition,
         name: str | None = None,
     ) -> None:
         self.fn = fn
@@ -99,6 +116,7 @@ class CompiledFunction:
         self.backend = lookup_backend(backend)
         self.fullgraph = fullgraph
         self.options = dict(options or {})
+        self.partitioner = partitioner
         self.entries: list[Entry] = []
         self.recompiles: list[Recompile] = []
         self._sizes = SizeHistory(dynamic)
@@ -144,7 +162,11 @@ class CompiledFunction:
             else:
                 if not self._may_recompile(args, kwargs):
                     return self.fn(*args, **kwargs)
-                entry = self._compile(args, kwargs)
+                saving, tls.saving = tls.saving, None  # the traces' own tapes keep what they save
+                try:
+                    entry = self._compile(args, kwargs)
+                finally:
+                    tls.saving = saving
                 self.entries.insert(0, entry)
         inputs = entry.guards.check(args, kwargs)
         if inputs is None:
@@ -231,6 +253,7 @@ class CompiledFunction:
             backend_name=self.backend_name,
             grad_enabled=program.grad_enabled,
             options=self.options,
+            partitioner=self.partitioner,
         )
         return compiled, compiled.runtime.run
 

@@ -7,7 +7,7 @@ recorded as the backward. The tape is traced, never re-implemented.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,11 @@ class InputSpec:
     is_leaf: bool
 
 
+def as_known(expr: Expr) -> int:
+    """The value of an expression without symbols."""
+    return int(expr.evaluate({}))
+
+
 @dataclass(slots=True)
 class JointGraph:
     """A functional graph: its outputs are the forward returns, then gradients of inputs.
@@ -61,6 +66,7 @@ class JointGraph:
     graph: Graph
     meta: ViewAndMutationMeta
     grad_inputs: list[int]
+    hint: Callable[[Expr], int] = as_known  # of a symbolic size, for the cost of saving
 
     @property
     def is_training(self) -> bool:
@@ -119,6 +125,7 @@ def trace_joint(
                 before_node=lambda n: _enter(recorder, n),
                 evaluate=_evaluator(env),
             )
+            recorder.tag = None
             outputs = classify_outputs(results, arguments, captured.outputs)
             infos = input_infos(arguments, specs)
             meta = ViewAndMutationMeta(infos, outputs.infos, len(outputs.bases))
@@ -132,7 +139,7 @@ def trace_joint(
     finally:
         tls.grad_enabled, tls.node_source = saved_grad, saved_source
     graph = eliminate_dead_code(recorder.builder.graph)
-    return JointGraph(graph, meta, grad_inputs)
+    return JointGraph(graph, meta, grad_inputs, env.hint)
 
 
 def _evaluator(env: ShapeEnv) -> Any:
@@ -145,6 +152,7 @@ def _evaluator(env: ShapeEnv) -> Any:
 def _enter(recorder: Recorder, node: Node) -> None:
     recorder.source = node.source
     recorder.origin = node.origin
+    recorder.tag = node.tag
 
 
 def _traced_meta(meta: TensorMeta, env: ShapeEnv) -> TensorMeta:

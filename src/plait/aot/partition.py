@@ -1,16 +1,19 @@
-"""Cutting a joint graph into a forward and a backward graph.
+"""Cutting a joint graph into a forward and a backward graph, once it is known what is saved.
 
-The default partitioner keeps in the forward what the forward returns need, and saves every forward
-value that the backward reads, with two exceptions that cost nothing to do again: views (their base
-is saved) and operators without tensor inputs.
+Owns the two graphs, the order of the backward and the report; the default partitioner stands here,
+the one that chooses by a minimum cut in ``aot/saving.py``. The default keeps in the forward what
+the forward returns need, and saves every forward value that the backward reads, with two exceptions
+that cost nothing to do again: views (their base is saved) and operators without tensor inputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from plait.aot.joint import JointGraph
+from plait.aot.recompute import Sizes, is_free
 from plait.base.config import config
 from plait.base.names import NameScope
 from plait.ir.descriptors import (
@@ -20,14 +23,72 @@ from plait.ir.descriptors import (
     SavedForBackwardsAOTOutput,
     SizeAOTInput,
 )
-from plait.ir.effects import is_impure, is_view
-from plait.ir.graph import Graph, IntType, Node, Value, map_values, values_in
+from plait.ir.effects import is_impure
+from plait.ir.graph import Frame, Graph, IntType, Node, Value, map_values, values_in
 from plait.ir.passes.dce import eliminate_dead_code
 from plait.ir.verify import verify
 from plait.symbolic.expr import Expr
 from plait.tensor.layout import TensorMeta
 
-__all__ = ["Partition", "default_partition"]
+__all__ = [
+    "Partition",
+    "PartitionReport",
+    "RecomputedCall",
+    "SavedValue",
+    "build_partition",
+    "default_partition",
+    "forward_needs",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedValue:
+    """One tensor that waits for the backward; ``bytes`` count symbolic sizes as in the example."""
+
+    name: str
+    type: TensorMeta
+    bytes: int
+    is_input: bool  # an input of the function, which its caller holds anyway
+    why: str  # why it is not computed again; "" for an input
+
+    def __str__(self) -> str:
+        if self.is_input:
+            return f"{self.name}: an input, {self.bytes} bytes"
+        return f"{self.name}: {self.bytes} bytes, {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecomputedCall:
+    """One call of the forward that the backward does again."""
+
+    name: str
+    operator: str
+    source: Frame | None  # the user's line
+
+    def __str__(self) -> str:
+        where = "" if self.source is None else f" at {self.source[0]}:{self.source[1]}"
+        return f"{self.name} = {self.operator}{where}"
+
+
+@dataclass(slots=True)
+class PartitionReport:
+    """What a partitioner decided. Views and constants made again are not listed: they are free."""
+
+    partitioner: str
+    memory_budget: float = 1.0
+    saved: list[SavedValue] = field(default_factory=list)
+    recomputed: list[RecomputedCall] = field(default_factory=list)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes kept for the backward, without inputs."""
+        return sum([v.bytes for v in self.saved if not v.is_input])
+
+    def __str__(self) -> str:
+        lines = [f"{self.partitioner}: {self.saved_bytes} bytes saved for the backward"]
+        lines += [f"  saved {v}" for v in self.saved]
+        lines += [f"  recomputed {c}" for c in self.recomputed]
+        return "\n".join(lines)
 
 
 @dataclass(slots=True)
@@ -43,29 +104,80 @@ class Partition:
     saved: list[Value]
     saved_is_input: list[int | None]  # number of the forward input that is saved, or None
     symbols: list[str]
+    report: PartitionReport | None = None
 
 
 def default_partition(joint: JointGraph) -> Partition:
     """Cut ``joint`` by the default rule."""
+    needed = forward_needs(joint)
+    kept = {
+        v
+        for node in joint.graph.nodes
+        if id(node) in needed and not is_free(node)
+        for v in node.results
+    }
+    return build_partition(joint, kept, PartitionReport("default"), {})
+
+
+def forward_needs(joint: JointGraph) -> set[int]:
+    """ids of the nodes that the forward returns depend on."""
+    return _ancestors(joint.graph, joint.graph.outputs[: joint.meta.num_forward_returns])
+
+
+def build_partition(
+    joint: JointGraph, kept: Collection[Value], report: PartitionReport, reasons: dict[Node, str]
+) -> Partition:
+    """The partition whose backward takes the values ``kept`` and does everything else again.
+
+    Of ``kept``, only what the backward reads is saved. ``reasons`` say why results of a call are
+    not computed again, for the report.
+    """
     graph = joint.graph
     num_forward = joint.meta.num_forward_returns
     tangents = [v for v in graph.inputs if v.desc is not None and v.desc.is_tangent()]
     primals = [v for v in graph.inputs if v.desc is None or not v.desc.is_tangent()]
-    forward_nodes = _ancestors(graph, graph.outputs[:num_forward])
-    backward_nodes = _backward_nodes(graph, graph.outputs[num_forward:], forward_nodes)
-    saved = _saved_values(backward_nodes, tangents, graph.outputs[num_forward:])
+    grads = graph.outputs[num_forward:]
+    backward_nodes = _late(_backward_nodes(graph, grads, set(kept)), tangents)
+    saved = _saved_values(backward_nodes, tangents, grads)
+    position = {v: i for i, v in enumerate(primals)}
+    saved_is_input = [position.get(v) for v in saved]
+    made = [v for v in saved if v not in position]
+    forward_nodes = _ancestors(graph, [*graph.outputs[:num_forward], *made])
     forward = _forward_graph(graph, primals, num_forward, forward_nodes)
-    saved_is_input = [primals.index(v) if v in primals else None for v in saved]
-    for idx, value in enumerate(
-        v for v, place in zip(saved, saved_is_input, strict=True) if place is None
-    ):
+    for idx, value in enumerate(made):
         forward.outputs.append(value)
         forward.output_descs.append(SavedForBackwardsAOTOutput(idx))
+    _fill_report(report, joint, saved, saved_is_input, reasons)
+    report.recomputed = [
+        RecomputedCall(n.results[0].name, n.op.qualname, n.source[-1] if n.source else None)
+        for n in backward_nodes
+        if id(n) in forward_nodes and not is_free(n)
+    ]
     backward, symbols = _backward_graph(graph, saved, tangents, backward_nodes, num_forward)
     if config.verify:
         verify(forward, functional=True)
         verify(backward, functional=True)
-    return Partition(forward, backward, saved, saved_is_input, symbols)
+    return Partition(forward, backward, saved, saved_is_input, symbols, report)
+
+
+def _fill_report(
+    report: PartitionReport,
+    joint: JointGraph,
+    saved: list[Value],
+    saved_is_input: list[int | None],
+    reasons: dict[Node, str],
+) -> None:
+    sizes = Sizes(joint.hint)
+    for value, place in zip(saved, saved_is_input, strict=True):
+        assert isinstance(value.type, TensorMeta)
+        why = ""
+        if place is None:
+            assert value.producer is not None
+            fallback = "read by the backward" if report.partitioner == "default" else "cheapest"
+            why = reasons.get(value.producer, fallback)
+        report.saved.append(
+            SavedValue(value.name, value.type, sizes.of(value), place is not None, why)
+        )
 
 
 def _ancestors(graph: Graph, roots: list[Any]) -> set[int]:
@@ -80,27 +192,50 @@ def _ancestors(graph: Graph, roots: list[Any]) -> set[int]:
     return needed
 
 
-def _backward_nodes(graph: Graph, grads: list[Any], forward: set[int]) -> list[Node]:
-    """The nodes of the backward, in order.
-
-    They are what the gradients need and the forward does not make, and views and constants made
-    again.
-    """
-    live = {id(v) for v in values_in(grads)}
+def _backward_nodes(graph: Graph, grads: list[Any], kept: set[Value]) -> list[Node]:
+    """The nodes of the backward, in order: what the gradients need and nobody keeps for them."""
+    live = set(values_in(grads))
     chosen: list[Node] = []
     for node in reversed(graph.nodes):
-        if not any(id(v) in live for v in node.results):
-            continue
-        if id(node) in forward and not _is_free(node):
-            continue
-        chosen.append(node)
-        live.update(id(v) for v in node.inputs())
+        if any(v in live and v not in kept for v in node.results):
+            chosen.append(node)
+            live.update(node.inputs())
     return chosen[::-1]
 
 
-def _is_free(node: Node) -> bool:
-    """Whether doing ``node`` again costs nothing: a view, or a constant."""
-    return is_view(node.op) or (not node.inputs() and not is_impure(node.op))
+def _late(nodes: list[Node], tangents: list[Value]) -> list[Node]:
+    """``nodes`` with everything that does not depend on tangents just before its first use.
+
+    Otherwise all that is done again would be done first, and stay in memory until it is used.
+    """
+    reached = set(tangents)
+    waiting: dict[Value, Node] = {}
+    order: list[Node] = []
+    for node in nodes:
+        if not is_impure(node.op) and not any(v in reached for v in node.inputs()):
+            waiting.update(dict.fromkeys(node.results, node))
+            continue
+        reached.update(node.results)
+        _emit(node, waiting, order)
+    for node in list(waiting.values()):
+        if node.results[0] in waiting:
+            _emit(node, waiting, order)
+    return order
+
+
+def _emit(node: Node, waiting: dict[Value, Node], order: list[Node]) -> None:
+    """Append ``node`` after everything waiting that it reads."""
+    stack: list[tuple[Node, bool]] = [(node, False)]
+    while stack:
+        current, is_ready = stack.pop()
+        if is_ready:
+            if current is node or current.results[0] in waiting:
+                order.append(current)
+                for value in current.results:
+                    waiting.pop(value, None)
+            continue
+        stack.append((current, True))
+        stack += [(waiting[v], False) for v in reversed(current.inputs()) if v in waiting]
 
 
 def _saved_values(nodes: list[Node], tangents: list[Value], grads: list[Any]) -> list[Value]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plait.aot.joint import InputSpec, JointGraph, trace_joint
-from plait.aot.partition import Partition, default_partition
+from plait.aot.partition import PartitionReport
 from plait.aot.runtime import BackwardProgram, Compiled, Runtime
+from plait.aot.saving import Partitioner, min_cut_partition
 from plait.base.config import config
 from plait.base.errors import BackendCompilerFailed, PlaitError
 from plait.capture.shape_env import ShapeEnv
@@ -19,7 +20,6 @@ from plait.ir.verify import verify
 __all__ = ["AOTProgram", "Backend", "compile_ahead"]
 
 Backend = Callable[..., Compiled]
-Partitioner = Callable[[JointGraph], Partition]
 
 
 @dataclass(slots=True)
@@ -38,6 +38,7 @@ class AOTProgram:
     forward_compiled: Compiled
     times: dict[str, float] = field(default_factory=dict)
     backward_compiled: list[Compiled] = field(default_factory=list)
+    partition: PartitionReport | None = None  # of a training program, unless its maker gave none
 
     def print_io(self) -> str:
         """The inputs and outputs of the joint graph with their descriptors."""
@@ -53,9 +54,9 @@ def compile_ahead(
     backend_name: str,
     grad_enabled: bool,
     options: dict[str, Any],
-    partitioner: Partitioner = default_partition,
+    partitioner: Partitioner = min_cut_partition,
 ) -> AOTProgram:
-    """Compile ``captured`` for inputs as ``specs`` say.
+    """Compile ``captured`` for inputs as ``specs`` say, cut by ``partitioner``.
 
     A training program is made if grad mode is on and some input requires grad, unless no output
     does. BackendCompilerFailed wraps what the backend raises.
@@ -81,9 +82,12 @@ def compile_ahead(
         return compiled
 
     backward: BackwardProgram | None = None
+    report: PartitionReport | None = None
     if joint.is_training:
+        begun = time.perf_counter()
         cut = partitioner(joint)
-        forward = cut.forward
+        times["partition"] = time.perf_counter() - begun
+        forward, report = cut.forward, cut.report
         joint.meta.num_saved = len(cut.saved)
         backward = BackwardProgram(
             cut.backward,
@@ -102,7 +106,7 @@ def compile_ahead(
     compiled = compile_graph(forward)
     runtime = Runtime(joint.meta, forward, compiled, backward)
     return AOTProgram(
-        captured, joint, forward, backward, runtime, compiled, times, compiled_backward
+        captured, joint, forward, backward, runtime, compiled, times, compiled_backward, report
     )
 
 

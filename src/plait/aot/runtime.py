@@ -189,6 +189,9 @@ class Runtime:
         if self.backward is None and not mutated and all(k is OutputType.NON_ALIAS for k in kinds):
             return "\n".join([*lines, f"    return forward({arguments})"])
         if self._needs_symbols:
+            if meta.num_random_calls:  # reserved once, for the forward and for the symbols
+                lines.append(f"    arguments = [{arguments}]")
+                arguments = "*arguments"
             lines.append(f"    symbols = symbol_values(graph, [{arguments}])")
         lines.append(f"    returns = forward({arguments})")
         if self.backward is not None:

@@ -16,6 +16,7 @@ existing code still works.
       DataDependentError      RuntimeError         data were read where only metadata exist
       ExchangeError           BufferError          memory cannot be shared with another library
       CaptureError            RuntimeError         a function cannot be captured
+      PartitionError          RuntimeError         a training graph cannot be cut as it was asked
       GuardFailed             RuntimeError         a captured program does not fit its inputs
       BackendCompilerFailed   RuntimeError         a backend raised while it compiled
       InvalidBackend          RuntimeError         no such backend
@@ -47,6 +48,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidBackend",
     "MissingKernel",
+    "PartitionError",
     "PlaitError",
     "RegistrationError",
     "SchemaError",
@@ -111,6 +113,12 @@ class ExchangeError(PlaitError, BufferError):
 
 class CaptureError(PlaitError, RuntimeError):
     """A function does something that cannot be captured; the message gives the user's line."""
+
+
+class PartitionError(PlaitError, RuntimeError):
+    """A training graph cannot be cut into forward and backward as its checkpoints ask; the message
+    lists the calls on the way, with the user's lines.
+    """
 
 
 class GuardFailed(PlaitError, RuntimeError):

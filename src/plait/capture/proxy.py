@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from plait.autograd.checkpoint import RecomputeTag
 from plait.base.errors import CaptureError
 from plait.dispatch.modes import InfraMode
 from plait.dispatch.operator import Overload
@@ -46,6 +47,7 @@ class Recorder:
         self.source: tuple[Frame, ...] = ()
         self.locate: Callable[[], tuple[Frame, ...]] | None = None  # asked for the source instead
         self.origin = "forward"
+        self.tag: RecomputeTag | None = None
         self._seq = 0
 
     def bind(self, tensor: Tensor, value: Value) -> None:
@@ -101,6 +103,7 @@ class Recorder:
             grad_enabled=tls.grad_enabled,
             origin=self.origin,
             seq=self._seq,
+            tag=self.tag if self.origin == "forward" else None,
         )
         for tensor, value in zip(flat, node.results, strict=True):
             if not isinstance(tensor, Tensor):

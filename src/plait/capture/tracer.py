@@ -130,6 +130,7 @@ class CaptureMode(PreDispatchMode):
         recorder = self.recorder
         recorder.source = user_stack()
         recorder.origin = "forward" if tls.backward_node is None else "backward"
+        recorder.tag = None if tls.checkpoint is None else tls.checkpoint.tag_of(op)
         recorder.record(op, args, kwargs, results)
         self._note_frames()
         return results
@@ -149,6 +150,7 @@ class CaptureMode(PreDispatchMode):
             tls.exclude = saved
         count = len(results) if isinstance(results, tuple | list) else 1
         self.recorder.source = user_stack()
+        self.recorder.tag = None if tls.checkpoint is None else tls.checkpoint.tag_of(None)
         self.recorder.record(function_operator(cls, len(args), count), args, {}, results)
         return results
 

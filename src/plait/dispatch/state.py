@@ -27,6 +27,8 @@ class ThreadState(threading.local):
     proxy_mode: Any = None
     fake_mode: Any = None
     shape_env: Any = None  # symbolic shape environment of the trace in progress
+    checkpoint: Any = None  # the checkpointed region being traced, which tags what is recorded
+    saving: Any = None  # the checkpointed region being run, which is asked before a tensor is kept
     deterministic: bool = False
     # (include, exclude) when the outermost operator of a handled call was entered
     entry_state: tuple[int, int] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from plait.autograd.checkpoint import RecomputeTag
 from plait.base.names import NameScope
 from plait.dispatch.operator import Overload
 from plait.ir.descriptors import AOTInput, AOTOutput
@@ -46,10 +47,18 @@ class GraphBuilder:
         grad_enabled: bool = True,
         origin: str = "forward",
         seq: int = 0,
+        tag: RecomputeTag | None = None,
     ) -> Node:
         """Append a call whose results have the types ``results``."""
         node = Node(
-            op, args, kwargs, source=source, grad_enabled=grad_enabled, origin=origin, seq=seq
+            op,
+            args,
+            kwargs,
+            source=source,
+            grad_enabled=grad_enabled,
+            origin=origin,
+            seq=seq,
+            tag=tag,
         )
         name = op.schema.name
         node.results = tuple(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from plait.autograd.checkpoint import RecomputeTag
 from plait.dispatch.operator import Overload
 from plait.ir.descriptors import AOTInput, AOTOutput
 from plait.symbolic.expr import Expr
@@ -70,6 +71,7 @@ class Node:
 
     ``args``/``kwargs`` follow the calling convention of kernels and nest tuples of Value, Expr,
     numbers, strings, dtypes, devices and None. ``source`` is the user's stack, innermost last.
+    ``tag`` says what a checkpoint around the call asks of its results.
     """
 
     __slots__ = (
@@ -82,6 +84,7 @@ class Node:
         "results",
         "seq",
         "source",
+        "tag",
     )
 
     def __init__(
@@ -94,6 +97,7 @@ class Node:
         grad_enabled: bool = True,
         origin: str = "forward",
         seq: int = 0,
+        tag: RecomputeTag | None = None,
     ) -> None:
         self.op = op
         self.args = args
@@ -104,6 +108,7 @@ class Node:
         self.grad_enabled = grad_enabled
         self.origin = origin
         self.seq = seq
+        self.tag = tag
 
     def inputs(self) -> tuple[Value, ...]:
         """The values that the node reads, in order, with repetition.
