@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from plait.aot.runtime import Compiled
 from plait.aot.saving import Partitioner, choose_partitioner, min_cut_partition
 from plait.backends.registry import Backend, lookup_backend
 from plait.base import log
+from plait.base.account import Account, stage
 from plait.base.errors import InvalidArgument
 from plait.capture.entries import Entry, Recompile, Segment, SizeHistory
 from plait.capture.guards import aliased_writes, build_guards
@@ -209,14 +209,21 @@ class CompiledFunction:
         return False
 
     def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        account = Account()
+        with account:
+            entry = self._compile_entry(args, kwargs)
+        entry.account = account
+        return entry
+
+    def _compile_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         leaves, _ = flatten_call(args, kwargs)
         self._sizes.observe(leaves)
-        started = time.perf_counter()
-        program = capture(self.fn, args, kwargs, dynamic_dims=self._sizes.is_dynamic)
-        captured = time.perf_counter()
+        with stage("capture"):
+            program = capture(self.fn, args, kwargs, dynamic_dims=self._sizes.is_dynamic)
         compiled, run = self._lower(program)
         written = compiled.runtime.meta.mutated_inputs if isinstance(compiled, AOTProgram) else ()
-        guards = build_guards(program, self._names, written)
+        with stage("guards"):
+            guards = build_guards(program, self._names, written)
         aliased = aliased_writes([i.example for i in program.inputs], written)
         if aliased:
             labels = [i.desc.expr() for i in program.inputs]
@@ -225,8 +232,6 @@ class CompiledFunction:
                 "fallback", f"written arguments overlap others: {pairs}", function=self.__name__
             )
             run = None
-        times = {"capture": captured - started} | getattr(compiled, "times", {})
-        times["first compile"] = time.perf_counter() - started
         return Entry(
             number=len(self.entries),
             guards=guards,
@@ -234,7 +239,6 @@ class CompiledFunction:
             segments=[Segment(run, compiled)],
             finish=_finisher(program),
             run=run,
-            times=times,
         )
 
     def _lower(self, program: CapturedProgram) -> tuple[Any, Callable[[list[Any]], Any] | None]:

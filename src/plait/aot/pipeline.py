@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from plait.aot.joint import InputSpec, JointGraph, trace_joint
 from plait.aot.partition import PartitionReport
 from plait.aot.runtime import BackwardProgram, Compiled, Runtime
 from plait.aot.saving import Partitioner, min_cut_partition
+from plait.base.account import Account, stage
 from plait.base.config import config
 from plait.base.errors import BackendCompilerFailed, PlaitError
 from plait.capture.shape_env import ShapeEnv
@@ -26,8 +26,8 @@ Backend = Callable[..., Compiled]
 class AOTProgram:
     """One function compiled ahead of time: its graphs and its runtime.
 
-    ``joint`` is the joint graph of a training program, else the forward graph alone. ``times`` are
-    seconds by stage.
+    ``joint`` is the joint graph of a training program, else the forward graph alone. What the
+    backward took to compile, at its first use, is in an account of its own.
     """
 
     captured: Graph
@@ -36,7 +36,7 @@ class AOTProgram:
     backward: BackwardProgram | None
     runtime: Runtime
     forward_compiled: Compiled
-    times: dict[str, float] = field(default_factory=dict)
+    backward_account: Account = field(default_factory=Account)
     backward_compiled: list[Compiled] = field(default_factory=list)
     partition: PartitionReport | None = None  # of a training program, unless its maker gave none
 
@@ -61,32 +61,28 @@ def compile_ahead(
     A training program is made if grad mode is on and some input requires grad, unless no output
     does. BackendCompilerFailed wraps what the backend raises.
     """
-    times: dict[str, float] = {}
-    started = time.perf_counter()
     if config.verify:
         verify(captured)
     training = grad_enabled and any(s.requires_grad for s in specs)
-    joint = trace_joint(captured, specs, env, training=training)
-    times["joint trace"] = time.perf_counter() - started
+    with stage("joint trace"):
+        joint = trace_joint(captured, specs, env, training=training)
     compiled_backward: list[Compiled] = []
+    account = Account()
 
     def compile_graph(graph: Graph) -> Compiled:
-        begun = time.perf_counter()
-        compiled = call_backend(backend, backend_name, graph, options)
-        times[f"backend, {graph.name}"] = time.perf_counter() - begun
-        return compiled
+        return call_backend(backend, backend_name, graph, options)
 
     def compile_backward(graph: Graph) -> Compiled:
-        compiled = compile_graph(graph)
+        with account:
+            compiled = compile_graph(graph)
         compiled_backward.append(compiled)
         return compiled
 
     backward: BackwardProgram | None = None
     report: PartitionReport | None = None
     if joint.is_training:
-        begun = time.perf_counter()
-        cut = partitioner(joint)
-        times["partition"] = time.perf_counter() - begun
+        with stage("partition"):
+            cut = partitioner(joint)
         forward, report = cut.forward, cut.report
         joint.meta.num_saved = len(cut.saved)
         backward = BackwardProgram(
@@ -106,14 +102,15 @@ def compile_ahead(
     compiled = compile_graph(forward)
     runtime = Runtime(joint.meta, forward, compiled, backward)
     return AOTProgram(
-        captured, joint, forward, backward, runtime, compiled, times, compiled_backward, report
+        captured, joint, forward, backward, runtime, compiled, account, compiled_backward, report
     )
 
 
 def call_backend(backend: Backend, name: str, graph: Graph, options: dict[str, Any]) -> Compiled:
     """Compile one graph; anything but our own errors for the user's input comes out wrapped."""
     try:
-        compiled = backend(graph, options)
+        with stage("backend"):
+            compiled = backend(graph, options)
     except PlaitError:
         raise
     except Exception as error:

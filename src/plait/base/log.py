@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 
+from plait.base.account import note
 from plait.base.config import config
 
 __all__ = ["CAPACITY", "Event", "clear", "events", "record"]
@@ -45,6 +46,7 @@ def record(kind: str, reason: str, **fields: object) -> Event:
     """Remember an event, and print it to stderr where `config.log` asks for its kind."""
     event = Event(kind, reason, fields)
     _events.append(event)  # atomic; no lock is needed
+    note(event)
     wanted = config.log
     if wanted and (kind in wanted or "all" in wanted):
         print(f"[plait] {event}", file=sys.stderr)

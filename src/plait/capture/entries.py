@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from plait.base.account import Account
 from plait.capture.guards import GuardFailure, GuardSet
 from plait.capture.signature import Leaf
 from plait.capture.tracer import CapturedProgram
@@ -40,7 +41,7 @@ class Entry:
     segments: list[Segment]
     finish: Callable[[Any], Any]  # flat outputs -> the function's result
     run: Callable[[list[Any]], Any] | None = None  # of the only segment
-    times: dict[str, float] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)  # of compiling it, without its backward
     calls: int = 0
 
 

@@ -23,6 +23,7 @@ from plait.backends.llvm.plan import Check, Gemm, InputSpec, KernelCall, Plan, S
 from plait.backends.llvm.results import Results, make_runner
 from plait.backends.llvm.schedule import Schedule, schedule
 from plait.backends.llvm.segments import Segment, split
+from plait.base.account import stage
 from plait.base.errors import IndexOutOfRange, InvalidArgument
 from plait.base.log import record
 from plait.ir.graph import Graph, IntType, Value
@@ -70,7 +71,8 @@ def compile_graph(graph: Graph, options: Mapping[str, Any] | None = None) -> Com
             f"llvm: options {options or execute!r} cannot be used; expected execute='native' or "
             "'interpret'."
         )
-    lowered = lower_graph(graph)
+    with stage("lowering"):
+        lowered = lower_graph(graph)
     if not lowered.unsupported:
         program = Program(graph, lowered, execute)
         return CompiledGraph(graph, [program], program.run)
@@ -117,9 +119,13 @@ class Program:
 
     def __init__(self, graph: Graph, lowered: Lowered, execute: str) -> None:
         self.graph = graph
-        results = Results(graph, lowered)
-        self.schedule: Schedule = schedule(results.stages)
-        self.assembled: Assembled = assemble(self.schedule, _interface(graph, lowered, results))
+        with stage("lowering"):
+            results = Results(graph, lowered)
+        with stage("scheduling"):
+            self.schedule: Schedule = schedule(results.stages)
+        with stage("planning"):
+            interface = _interface(graph, lowered, results)
+            self.assembled: Assembled = assemble(self.schedule, interface)
         self.plan: Plan = self.assembled.plan
         self.entry: Any = _entry(self.plan, execute)
         call = getattr(self.entry, "call", self.entry)

@@ -18,6 +18,7 @@ import llvmlite.binding as llvm
 
 from plait.backends.llvm.native.target import host, machine
 from plait.base import log
+from plait.base.account import stage
 from plait.base.config import config
 from plait.base.errors import InternalError
 
@@ -71,7 +72,7 @@ def compile_object(module: Any, level: int | None = None) -> bytes:
     """Optimise a module and return its machine code as an object image."""
     level = config.opt_level if level is None else level
     text = str(module)
-    with _lock:
+    with stage("LLVM"), _lock:
         start = time.perf_counter()
         try:
             parsed = llvm.parse_assembly(text)
@@ -111,7 +112,7 @@ def link_objects(
         builder.export_symbol(name)
     for name, address in (imports or {}).items():
         builder.import_symbol(name, address)
-    with _lock:
+    with stage("linking"), _lock:
         tracker = builder.link(_engine(), f"plait{next(_numbers)}")
         _keep_for_ever(tracker)
     return {name: tracker[name] for name in names}

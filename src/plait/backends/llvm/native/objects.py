@@ -17,6 +17,7 @@ from typing import Any
 from plait.backends.llvm.native.jit import compile_object, link_objects
 from plait.backends.llvm.native.target import host
 from plait.base import log
+from plait.base.account import stage
 from plait.base.diskcache import DiskCache, disk_cache
 from plait.base.hashing import KeyBuilder
 
@@ -80,7 +81,8 @@ def load_units(units: Sequence[Unit], imports: Mapping[str, int]) -> dict[str, i
     if cache is None:
         log.record("cache", "bypass: no cache on disk", units=len(units))
     keys = [unit.key() for unit in units]
-    stored = [cache.get(k, u.label) if cache is not None else None for u, k in zip(units, keys)]
+    with stage("cache"):
+        stored = [cache.get(k, u.label) if cache else None for u, k in zip(units, keys)]
     images = [i if i is not None else _compile(u, k, cache) for u, k, i in zip(units, keys, stored)]
     exports = [name for unit in units for name in unit.exports]
     try:
@@ -96,7 +98,10 @@ def load_units(units: Sequence[Unit], imports: Mapping[str, int]) -> dict[str, i
 
 
 def _compile(unit: Unit, key: KeyBuilder, cache: DiskCache | None) -> bytes:
-    image = compile_object(unit.build(), unit.level)
+    with stage("emission"):
+        module = unit.build()
+    image = compile_object(module, unit.level)
     if cache is not None:
-        cache.put(key, unit.label, image)
+        with stage("cache"):
+            cache.put(key, unit.label, image)
     return image
