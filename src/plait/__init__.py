@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from plait import aot, backends, capture, cli, ir, nn, optim, testing
     from plait.backends.registry import list_backends, register_backend
     from plait.compile import compile
+    from plait.explain import explain
     from plait.ops._functions import *  # noqa: F403  # a stub, written by make docs
 
 __version__ = "0.1.0"
@@ -80,6 +81,7 @@ __all__ = [
     "complex128",
     "config",
     "enable_grad",
+    "explain",
     "float16",
     "float32",
     "float64",
@@ -126,6 +128,7 @@ _LATER: dict[str, str | None] = {
     "capture": None,
     "cli": None,
     "compile": "plait.compile",
+    "explain": "plait.explain",
     "ir": None,
     "list_backends": "plait.backends.registry",
     "nn": None,
@@ -151,11 +154,11 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `plait.compile` the function: importing the module of that name would hide it."""
+    """Keeps `plait.compile` and `plait.explain` the functions, whose modules have their names."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "compile" and isinstance(value, ModuleType):
-            value = value.compile
+        if name in ("compile", "explain") and isinstance(value, ModuleType):
+            value = getattr(value, name)
         super().__setattr__(name, value)
 
 

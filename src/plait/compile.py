@@ -122,7 +122,7 @@ class CompiledFunction:
         self._sizes = SizeHistory(dynamic)
         self._lock = threading.RLock()
         self._names = _parameter_names(fn)
-        self._forced_eager: str | None = None
+        self.runs_eagerly: str | None = None
         functools.update_wrapper(self, fn if hasattr(fn, "__name__") else type(fn), updated=())
         if name is not None:
             self.__name__ = name
@@ -152,22 +152,9 @@ class CompiledFunction:
 
     def _miss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """No entry answers: compile one, or run the function where that is not possible."""
-        reason = self._run_eagerly_because()
-        if reason is not None:
+        entry = self._entry_for(args, kwargs)
+        if entry is None:
             return self.fn(*args, **kwargs)
-        with self._lock:
-            for entry in self.entries:  # another thread may have compiled it meanwhile
-                if entry.guards.check(args, kwargs) is not None:
-                    break
-            else:
-                if not self._may_recompile(args, kwargs):
-                    return self.fn(*args, **kwargs)
-                saving, tls.saving = tls.saving, None  # the traces' own tapes keep what they save
-                try:
-                    entry = self._compile(args, kwargs)
-                finally:
-                    tls.saving = saving
-                self.entries.insert(0, entry)
         inputs = entry.guards.check(args, kwargs)
         if inputs is None:
             failure = entry.guards.explain(args, kwargs)
@@ -178,6 +165,24 @@ class CompiledFunction:
         run = entry.run
         return self.fn(*args, **kwargs) if run is None else entry.finish(run(inputs))
 
+    def _entry_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry | None:
+        """The entry for this call, compiled if there is none; None if the call runs eagerly."""
+        if self._run_eagerly_because() is not None:
+            return None
+        with self._lock:
+            for entry in self.entries:  # another thread may have compiled it meanwhile
+                if entry.guards.check(args, kwargs) is not None:
+                    return entry
+            if not self._may_recompile(args, kwargs):
+                return None
+            saving, tls.saving = tls.saving, None  # the traces' own tapes keep what they save
+            try:
+                entry = self._compile(args, kwargs)
+            finally:
+                tls.saving = saving
+            self.entries.insert(0, entry)
+            return entry
+
     def _run_eagerly_because(self) -> str | None:
         if tls.predispatch is not None:
             return "called inside another trace, which sees through it"
@@ -185,8 +190,8 @@ class CompiledFunction:
             reason = f"the mode {type(tls.modes[-1]).__name__} is active, and sees each operator"
             log.record("fallback", reason, function=self.__name__)
             return reason
-        if self._forced_eager is not None:
-            return self._forced_eager
+        if self.runs_eagerly is not None:
+            return self.runs_eagerly
         return None
 
     def _may_recompile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -202,10 +207,10 @@ class CompiledFunction:
             )
         if len(self.entries) < RECOMPILE_LIMIT:
             return True
-        self._forced_eager = (
+        self.runs_eagerly = (
             f"{RECOMPILE_LIMIT} entries were compiled and none answers; last: {failure}"
         )
-        log.record("fallback", self._forced_eager, function=self.__name__)
+        log.record("fallback", self.runs_eagerly, function=self.__name__)
         return False
 
     def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
@@ -261,6 +266,20 @@ class CompiledFunction:
         )
         return compiled, compiled.runtime.run
 
+    def prepare(self, *args: Any, **kwargs: Any) -> bool:
+        """Compile for a call like this one, backward included, without running anything.
+
+        False if such a call runs eagerly; the event log has the reason. Raises what the first call
+        would raise while it compiles.
+        """
+        entry = self._entry_for(args, kwargs)
+        if entry is None or entry.run is None:
+            return False
+        compiled = entry.segments[0].compiled
+        if isinstance(compiled, AOTProgram) and compiled.backward is not None:
+            compiled.backward.compiled()
+        return True
+
     # --- looking inside -----------------------------------------------------------------------
 
     def _latest(self) -> AOTProgram:
@@ -270,7 +289,10 @@ class CompiledFunction:
         return compiled
 
     def print_io(self) -> str:
-        """Inputs and outputs of the newest entry's joint graph: name, type, descriptor, meaning."""
+        """Inputs and outputs of the newest entry's joint graph: name, type, descriptor, meaning.
+
+        Then, of a training program, what is saved for the backward and what it computes again.
+        """
         return self._latest().print_io()
 
     def graphs(self) -> dict[str, Graph]:

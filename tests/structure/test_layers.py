@@ -6,7 +6,7 @@ import ast
 
 from tools.source_tree import Source, sources, strongly_connected
 
-LEVELS = {
+LEVELS: dict[str, float] = {
     "base": 0,
     "symbolic": 1,
     "dispatch": 2,
@@ -22,6 +22,7 @@ LEVELS = {
     "nn": 10,
     "optim": 10,
     "compile": 11,
+    "explain": 11.2,
     "interop": 12,
     "testing": 12,
     "demo": 13,

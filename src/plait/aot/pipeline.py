@@ -41,8 +41,9 @@ class AOTProgram:
     partition: PartitionReport | None = None  # of a training program, unless its maker gave none
 
     def print_io(self) -> str:
-        """The inputs and outputs of the joint graph with their descriptors."""
-        return self.joint.graph.print_io()
+        """The inputs and outputs of the joint graph, and what the partitioner decided."""
+        table = self.joint.graph.print_io()
+        return table if self.partition is None else f"{table}\n{self.partition}"
 
 
 def compile_ahead(

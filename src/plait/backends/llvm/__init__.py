@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from plait.base.account import stage
+
 if TYPE_CHECKING:
     from plait.ir.graph import Graph
 
@@ -13,6 +15,7 @@ __all__ = ["llvm"]
 
 def llvm(graph: Graph, options: Mapping[str, Any] | None = None) -> Callable[..., list[Any]]:
     """Compile a functional graph; see `compiler.compile_graph` for the options."""
-    from plait.backends.llvm.compiler import compile_graph
+    with stage("loading"):  # of the backend itself, once
+        from plait.backends.llvm.compiler import compile_graph
 
     return compile_graph(graph, options)

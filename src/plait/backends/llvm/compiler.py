@@ -174,7 +174,8 @@ def raise_check(check: Check) -> None:
 def _entry(plan: Plan, execute: str) -> Any:
     if execute == "interpret":
         return InterpretedEntry(plan, raise_check)
-    from plait.backends.llvm.native.entry import build_entry
+    with stage("loading"):
+        from plait.backends.llvm.native.entry import build_entry
 
     return build_entry(plan, raise_check)
 
