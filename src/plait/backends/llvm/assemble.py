@@ -6,13 +6,16 @@ Must not know operators or LLVM.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from plait.backends.llvm.batching import runs
 from plait.backends.llvm.build import BuiltKernel, build_kernel
 from plait.backends.llvm.groups import Group
 from plait.backends.llvm.layouts import Layout, blas_strides, product_layout
+from plait.backends.llvm.loop.general import lengthless
 from plait.backends.llvm.loop.indexing import ZERO
 from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
+from plait.backends.llvm.loop.kernel import Kernel
 from plait.backends.llvm.lowering.stage import Stage
 from plait.backends.llvm.plan import (
     ArenaRef,
@@ -31,7 +34,7 @@ from plait.backends.llvm.plan import (
     place_temporaries,
 )
 from plait.backends.llvm.schedule import Schedule
-from plait.symbolic.expr import Expr, symbol
+from plait.symbolic.expr import Expr, as_int
 
 __all__ = ["Assembled", "Interface", "assemble"]
 
@@ -58,8 +61,9 @@ class Assembled:
 
 def assemble(schedule: Schedule, interface: Interface) -> Assembled:
     """Build every group and bind buffers."""
-    parts = [_build(group, schedule) for group in schedule.groups]
-    bindings = _Bindings(schedule, interface, parts)
+    parts = _lengthless([_build(group, schedule) for group in schedule.groups])
+    batches = runs(schedule.groups, [_can_join(part) for part in parts])
+    bindings = _Bindings(interface, parts, batches)
     steps: list[Step] = []
     built: list[BuiltKernel | Gemm] = []
     for part in parts:
@@ -77,6 +81,7 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
         interface.symbols,
         tuple(steps),
         bindings.arena_bytes,
+        batches=batches,
     )
     return Assembled(plan, tuple(built))
 
@@ -101,6 +106,34 @@ def _build(group: Group, schedule: Schedule) -> BuiltKernel | _Product:
     return _Product(stage, layout.batch, operands, layout.result)
 
 
+def _lengthless(parts: list[BuiltKernel | _Product]) -> list[BuiltKernel | _Product]:
+    """Kernels that differ in their length only become one, which takes the length."""
+    forms: dict[int, tuple[Kernel, Expr]] = {}
+    lengths: dict[Kernel, set[Expr]] = {}
+    for number, part in enumerate(parts):
+        form = lengthless(replace(part.kernel, name="")) if isinstance(part, BuiltKernel) else None
+        if form is not None:
+            forms[number] = form
+            lengths.setdefault(form[0], set()).add(form[1])
+    result = list(parts)
+    for number, (kernel, length) in forms.items():
+        part = parts[number]
+        if isinstance(part, BuiltKernel) and len(lengths[kernel]) > 1:
+            named = replace(kernel, name=part.kernel.name)
+            result[number] = replace(part, kernel=named, sizes=(length,))
+    return result
+
+
+def _can_join(part: BuiltKernel | _Product) -> bool:
+    """Whether a step may be part of a batch."""
+    return (
+        isinstance(part, BuiltKernel)
+        and not part.kernel.is_serial
+        and not part.checks
+        and all(as_int(size) is not None for size in part.sizes)
+    )
+
+
 def _touched(part: BuiltKernel | _Product) -> list[Stage]:
     if isinstance(part, BuiltKernel):
         return list(part.buffers)
@@ -111,7 +144,10 @@ class _Bindings:
     """Where every stored stage lives."""
 
     def __init__(
-        self, schedule: Schedule, interface: Interface, parts: Sequence[BuiltKernel | _Product]
+        self,
+        interface: Interface,
+        parts: Sequence[BuiltKernel | _Product],
+        batches: Sequence[tuple[int, int]],
     ) -> None:
         self.places: dict[Stage, Binding] = {}
         for stage, position in interface.input_stages.items():
@@ -119,7 +155,10 @@ class _Bindings:
         for position, stage in enumerate(interface.outputs):
             self.places[stage] = OutputRef(position, ZERO)
         lives: dict[Stage, tuple[int, int]] = {}
-        for number, part in enumerate(parts):
+        times = list(range(len(parts)))
+        for start, stop in batches:  # whose steps run at once
+            times[start:stop] = [start] * (stop - start)
+        for number, part in zip(times, parts):
             for stage in _touched(part):
                 if stage not in self.places:
                     lives[stage] = (lives.get(stage, (number, number))[0], number)
@@ -136,7 +175,7 @@ class _Bindings:
         return KernelCall(
             part.kernel,
             tuple(self.places[stage] for stage in part.buffers),
-            tuple(symbol(name) for name in part.sizes),
+            part.sizes,
             part.checks,
             part.kernel.name,
             part.fused,

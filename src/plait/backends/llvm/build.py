@@ -21,6 +21,7 @@ from plait.backends.llvm.lowering.stage import Index, Stage
 from plait.backends.llvm.plan import Check
 from plait.backends.llvm.schedule import Schedule
 from plait.base.config import config
+from plait.symbolic.expr import Expr, symbol
 
 __all__ = ["BuiltKernel", "build_kernel"]
 
@@ -33,7 +34,7 @@ class BuiltKernel:
 
     kernel: Kernel
     buffers: tuple[Stage, ...]
-    sizes: tuple[str, ...]
+    sizes: tuple[Expr, ...]
     checks: tuple[Check, ...]
     fused: tuple[str, ...]
     """Names of the values computed, in order."""
@@ -78,7 +79,9 @@ class _Builder:
             verify_kernel(kernel)
         stages = tuple(self.reader.buffers)
         fused = tuple(unit.stage.name for unit in self.units)
-        return BuiltKernel(kernel, stages, sizes, tuple(self.reader.checks), fused, self._ops())
+        values = tuple(symbol(name) for name in sizes)
+        checks = tuple(self.reader.checks)
+        return BuiltKernel(kernel, stages, values, checks, fused, self._ops())
 
     def _ops(self) -> tuple[str, ...]:
         """Operators of everything computed here, also what was not a unit."""

@@ -57,6 +57,8 @@ class KernelInfo:
     """Why those values have a buffer."""
     not_fused: tuple[NotFused, ...] = ()
     """Earlier kernels that share values with this one, and why they are not one kernel."""
+    segments: int = 1
+    """Independent kernels that run as this one step, over a table of them."""
 
     def __str__(self) -> str:
         return f"{self.name}: {', '.join(self.ops)} -> {', '.join(self.values)}"
@@ -141,9 +143,16 @@ class Program:
         groups = self.schedule.groups
         infos = [self._info(part, group) for part, group in zip(self.assembled.built, groups)]
         apart: list[list[NotFused]] = [[] for _ in infos]
+        batch_of = {
+            at: start for start, stop in self.plan.batches for at in range(start, stop)
+        }
         for early, late, reason in boundaries(groups):
-            apart[late].append(NotFused(infos[early].name, infos[early].values, reason))
-        return [replace(info, not_fused=tuple(own)) for info, own in zip(infos, apart)]
+            if batch_of.get(early, early) != batch_of.get(late, late):
+                apart[late].append(NotFused(infos[early].name, infos[early].values, reason))
+        whole = [replace(info, not_fused=tuple(own)) for info, own in zip(infos, apart)]
+        for start, stop in reversed(self.plan.batches):
+            whole[start:stop] = [joined(whole[start:stop])]
+        return whole
 
     def _info(self, part: BuiltKernel | Gemm, group: Group) -> KernelInfo:
         if isinstance(part, Gemm):
@@ -163,6 +172,18 @@ class Program:
                 batch = f" (batch {', '.join(map(str, step.batch))})" if step.batch else ""
                 lines.append(f"# {step.name}\ngemm {sizes_}{batch} {step.dtype}\n")
         return "\n".join(lines)
+
+
+def joined(infos: Sequence[KernelInfo]) -> KernelInfo:
+    """A batch, as one kernel over a table of segments."""
+
+    def all_of(field: str) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(item for info in infos for item in getattr(info, field)))
+
+    names = list(dict.fromkeys(info.name for info in infos))
+    name = names[0] if len(names) == 1 else f"{names[0]}_and_{len(names) - 1}_more"
+    fields = (all_of(field) for field in ("ops", "values", "reasons", "not_fused"))
+    return KernelInfo(name, "kernel", *fields, segments=len(infos))
 
 
 def raise_check(check: Check) -> None:

@@ -32,7 +32,7 @@ def why_apart(a: Group, b: Group) -> str | None:
     reducing = rows or columns
     first = reducing[0] if reducing else units[0]
     points, space = first.points, (first.space if reducing else first.points)
-    if space is ZERO:
+    if space is ZERO and reducing:
         return "there are no elements, so no rows to share"
     allowed = (points, space) if rows or not columns else (points,)
     stranger = next((u for u in units if u.points not in allowed), None)

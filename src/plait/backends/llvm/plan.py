@@ -140,7 +140,11 @@ Step: TypeAlias = KernelCall | Gemm
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps run in order over inputs, outputs and an arena."""
+    """Steps run in order over inputs, outputs and an arena.
+
+    `batches` are ranges of steps (first, past the last): kernels without checks, of known sizes, that
+    do not need each other and may run in any order and at once.
+    """
 
     name: str
     inputs: tuple[InputSpec, ...]
@@ -149,6 +153,7 @@ class Plan:
     steps: tuple[Step, ...]
     arena_bytes: Expr
     notes: dict[str, str] = field(default_factory=dict)
+    batches: tuple[tuple[int, int], ...] = ()
 
 
 class Lifetime(NamedTuple):

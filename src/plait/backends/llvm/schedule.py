@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from plait.backends.llvm.batching import arrange
 from plait.backends.llvm.evaluate import Evaluator
 from plait.backends.llvm.fitting import why_apart
 from plait.backends.llvm.groups import Group, Unit, UnitKind
@@ -339,7 +340,7 @@ def schedule(outputs: list[Stage]) -> Schedule:
             continue
         break
     stored = _stored(scheduler, set(wanted))
-    groups = _ordered(list(scheduler.groups.values()))
+    groups = arrange(_ordered(list(scheduler.groups.values())))
     return Schedule(groups, stored, storage.realised, storage.reasons)
 
 

@@ -18,6 +18,8 @@ from plait.backends.llvm.native.emit_gemm import emit_gemm, gemm_items
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar
 from plait.backends.llvm.native.kernels import CompiledKernel
 from plait.backends.llvm.native.python_abi import array_fields, type_number
+from plait.backends.llvm.native.tabled import Tabled, is_tabled, known_work
+from plait.backends.llvm.native.tables import SIGNATURES as TABLE_SIGNATURES
 from plait.backends.llvm.native.vector import BITS, Space
 from plait.backends.llvm.plan import (
     ArenaRef,
@@ -62,6 +64,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "plait_arena_give": (VOID, [POINTER]),
     "plait_blas_enter": (VOID, []),
     "plait_blas_leave": (VOID, []),
+    **TABLE_SIGNATURES,
 }
 
 
@@ -79,17 +82,20 @@ class Driver:
         self.symbols = tuple(source.name for source in plan.symbols)
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
+        self.tabled = Tabled(self) if is_tabled(plan) else None
 
     # Small pieces --------------------------------------------------------------------------------
 
+    def imported_function(self, name: str) -> Any:
+        """The declaration of an imported function."""
+        found = self.module.globals.get(name)
+        return found or ir.Function(self.module, ir.FunctionType(*_SIGNATURES[name]), name)
+
     def call(self, name: str, *args: Any) -> Any:
         """Call an imported function."""
-        function = self.module.globals.get(name)
-        if function is None:
-            function = ir.Function(self.module, ir.FunctionType(*_SIGNATURES[name]), name)
-        return self.builder.call(function, args)
+        return self.builder.call(self.imported_function(name), args)
 
-    def _imported(self, name: str) -> Any:
+    def imported(self, name: str) -> Any:
         """Address of an imported object."""
         found = self.module.globals.get(name)
         if found is None:
@@ -100,7 +106,7 @@ class Driver:
     def _field(self, base: Any, offset: int, kind: Any) -> Any:
         return self.builder.load(self.builder.gep(base, [I64(offset)], source_etype=I8), typ=kind)
 
-    def _table(self, values: list[Any], kind: Any) -> Any:
+    def table(self, values: list[Any], kind: Any) -> Any:
         """An array on the stack holding these values."""
         with self.builder.goto_entry_block():
             table = self.builder.alloca(ir.ArrayType(kind, max(len(values), 1)))
@@ -110,7 +116,7 @@ class Driver:
             self.builder.store(value, where)
         return table
 
-    def _is_null(self, pointer: Any) -> Any:
+    def is_null(self, pointer: Any) -> Any:
         return self.builder.icmp_unsigned("==", self.builder.ptrtoint(pointer, I64), I64(0))
 
     def size(self, expr: Expr) -> Any:
@@ -131,11 +137,7 @@ class Driver:
         self.on_failure, args, count = function.args
         self.frame = Frame(None, Space(builder, 1), {})
         self._check_count(count)
-        objects = [
-            builder.load(builder.gep(args, [I64(k)], source_etype=POINTER), typ=POINTER)
-            for k in range(len(self.plan.inputs))
-        ]
-        self._read_inputs(objects)
+        self._read_inputs(args)
         self._make_outputs()
         self._run_steps()
         builder.ret(self.result)
@@ -152,25 +154,33 @@ class Driver:
         cell = ir.GlobalVariable(self.module, constant.type, name)
         cell.linkage, cell.global_constant, cell.initializer = "internal", True, constant
         cell.type = POINTER
-        self.call("PyErr_SetString", self._imported("plait_type_error"), cell)
+        self.call("PyErr_SetString", self.imported("plait_type_error"), cell)
         self.builder.ret(NULL)
 
     # Inputs --------------------------------------------------------------------------------------
 
-    def _read_inputs(self, objects: list[Any]) -> None:
+    def _read_inputs(self, args: Any) -> None:
+        def given(position: int) -> Any:
+            where = self.builder.gep(args, [I64(position)], source_etype=POINTER)
+            return self.builder.load(where, typ=POINTER)
+
         numbers: dict[int, Any] = {}
-        for position, (spec, value) in enumerate(zip(self.plan.inputs, objects)):
+        if self.tabled is not None:
+            self.tabled.read_inputs(args)
+        for position, spec in enumerate(self.plan.inputs):
             if spec.dtype == "int":
-                numbers[position] = self._integer(value)
-                self.inputs.append(None)
-            else:
+                numbers[position] = self._integer(given(position))
+            elif self.tabled is None:
+                value = given(position)
                 self._require_array(value, spec.name)
                 self.inputs.append(self._field(value, self.fields.data, POINTER))
+                continue
+            self.inputs.append(None)
         for source in self.plan.symbols:
             if source.dim is None:
                 self.frame.axes[source.name] = numbers[source.input]
             else:
-                dims = self._field(objects[source.input], self.fields.dimensions, POINTER)
+                dims = self._field(given(source.input), self.fields.dimensions, POINTER)
                 self.frame.axes[source.name] = self._field(dims, 8 * source.dim, I64)
         self.frame.bound = frozenset(self.frame.axes)
 
@@ -178,7 +188,7 @@ class Driver:
         builder = self.builder
         number = self.call("PyLong_AsLongLong", value)
         with builder.if_then(builder.icmp_signed("==", number, I64(-1)), likely=False):
-            failed = builder.not_(self._is_null(self.call("PyErr_Occurred")))
+            failed = builder.not_(self.is_null(self.call("PyErr_Occurred")))
             with builder.if_then(failed):
                 builder.ret(NULL)
         return number
@@ -186,7 +196,7 @@ class Driver:
     def _require_array(self, value: Any, name: str) -> None:
         builder = self.builder
         kind = self._field(value, self.fields.object_type, POINTER)
-        expected = builder.ptrtoint(self._imported("PyArray_Type"), I64)
+        expected = builder.ptrtoint(self.imported("PyArray_Type"), I64)
         wrong = builder.icmp_unsigned("!=", builder.ptrtoint(kind, I64), expected)
         with builder.if_then(wrong, likely=False):
             self._type_error(f"{self.plan.name}: input {name!r} must be a NumPy array")
@@ -196,40 +206,51 @@ class Driver:
     def _make_outputs(self) -> None:
         builder = self.builder
         self.result = self.call("PyTuple_New", I64(len(self.plan.outputs)))
-        with builder.if_then(self._is_null(self.result), likely=False):
+        with builder.if_then(self.is_null(self.result), likely=False):
             builder.ret(NULL)
+        if self.tabled is not None and self.tabled.make_outputs(self.result):
+            return
         for position, spec in enumerate(self.plan.outputs):
             array = self._new_array(spec)
-            with builder.if_then(self._is_null(array), likely=False):
+            with builder.if_then(self.is_null(array), likely=False):
                 self.call("Py_DecRef", self.result)
                 builder.ret(NULL)
             self.call("PyTuple_SetItem", self.result, I64(position), array)
-            self.outputs.append(self._field(array, self.fields.data, POINTER))
+            data = self._field(array, self.fields.data, POINTER)
+            self.outputs.append(data)
+            if self.tabled is not None:
+                self.tabled.keep_output(position, data)
 
     def _new_array(self, spec: OutputSpec) -> Any:
         sizes = [self.size(size) for size in spec.shape]
-        dims = self._table(sizes, I64)
+        dims = self.table(sizes, I64)
         strides = NULL
         if not _is_contiguous(spec):
             itemsize = NUMPY_DTYPES[spec.dtype].itemsize
-            strides = self._table([self.size(s * itemsize) for s in spec.strides], I64)
+            strides = self.table([self.size(s * itemsize) for s in spec.strides], I64)
         number = I32(type_number(NUMPY_DTYPES[spec.dtype]))
         rank, zero = I32(len(sizes)), I32(0)
-        kind = self._imported("PyArray_Type")
+        kind = self.imported("PyArray_Type")
         return self.call("PyArray_New", kind, rank, dims, number, strides, NULL, zero, zero, NULL)
 
     # Steps ---------------------------------------------------------------------------------------
 
     def _run_steps(self) -> None:
         builder = self.builder
-        self.status = self._table([I64(0)], I64)
+        self.status = self.table([I64(0)], I64)
         total = self._total_work()
         release = builder.icmp_signed(">=", total, I64(GIL_WORK))
         state = self._optional(release, lambda: self.call("PyEval_SaveThread"))
         self._take_arena()
-        self.symbol_table = self._table([self.frame.axes[name] for name in self.symbols], I64)
+        self.symbol_table = self.table([self.frame.axes[name] for name in self.symbols], I64)
+        joined = self.tabled.batches() if self.tabled is not None else {}
+        stop = 0
         for number, step in enumerate(self.plan.steps):
-            if isinstance(step, KernelCall):
+            if number < stop:
+                continue  # done with its batch
+            if number in joined:
+                stop = joined[number].emit()
+            elif isinstance(step, KernelCall):
                 self._kernel(number, step)
             else:
                 self._gemm(number, step)
@@ -274,14 +295,18 @@ class Driver:
             with self.builder.goto_entry_block():
                 self.arena = self.builder.alloca(ir.ArrayType(I8, size))
             self.arena.align, self.arena.type = 64, POINTER
+        if self.tabled is not None:
+            self.tabled.keep_arena(self.arena)
 
     def _pointer(self, binding: Binding, dtype: str) -> Any:
         """Address that a binding stands for."""
         if isinstance(binding, ArenaRef):
             return self.builder.gep(self.arena, [self.size(binding.offset)], source_etype=I8)
         assert isinstance(binding, InputRef | OutputRef)
-        table = self.inputs if isinstance(binding, InputRef) else self.outputs
         offset = self.size(binding.offset * max(BITS[dtype] // 8, 1))
+        if self.tabled is not None:
+            return self.builder.gep(self.tabled.base(binding), [offset], source_etype=I8)
+        table = self.inputs if isinstance(binding, InputRef) else self.outputs
         return self.builder.gep(table[binding.index], [offset], source_etype=I8)
 
     def _kernel(self, number: int, step: KernelCall) -> None:
@@ -292,10 +317,8 @@ class Driver:
             for b, parameter in zip(step.buffers, step.kernel.buffers)
         ]
         sizes = [self.size(size) for size in step.sizes]
-        function = self.module.globals.get(code.name)
-        if function is None:
-            function = ir.Function(self.module, KERNEL_TYPE, code.name)
-        args = (self._table(buffers, POINTER), self._table(sizes, I64), self.status)
+        function = self.kernel_function(code)
+        args = (self.table(buffers, POINTER), self.table(sizes, I64), self.status)
         values = dict(zip(step.kernel.sizes, sizes))
         inner = Frame(None, self.frame.space, values)
         items = emit_scalar(code.layout.items, inner)
@@ -306,6 +329,11 @@ class Driver:
             self._launch(function, args, items, work, code.layout.grain)
         if step.checks:
             self._leave_on_failure(number)
+
+    def kernel_function(self, code: CompiledKernel) -> Any:
+        """The declaration of a compiled kernel."""
+        found = self.module.globals.get(code.name)
+        return found or ir.Function(self.module, KERNEL_TYPE, code.name)
 
     def _launch(
         self, function: Any, args: tuple[Any, ...], items: Any, work: Any, step: int
@@ -331,7 +359,7 @@ class Driver:
         buffers = [self._pointer(operand.buffer, step.dtype) for operand in operands]
         items, _ = gemm_items(step, self.frame)
         address = self.builder.bitcast(function, POINTER)
-        args = (self._table(buffers, POINTER), self.symbol_table, self.status)
+        args = (self.table(buffers, POINTER), self.symbol_table, self.status)
         self.call("plait_blas_enter")
         self.call("plait_parallel_for", address, *args, items, I64(1))
         self.call("plait_blas_leave")
@@ -350,6 +378,7 @@ class Driver:
     def _total_work(self) -> Any:
         builder = self.builder
         total: Any = I64(0)
+        total_known = 0
         for step, code in zip(self.plan.steps, self.codes):
             if code is None:
                 assert isinstance(step, Gemm)
@@ -357,12 +386,16 @@ class Driver:
                 work = builder.mul(work, I64(GEMM_WORK))
             else:
                 assert isinstance(step, KernelCall)
+                known = known_work(step, code)
+                if known is not None:
+                    total_known += known
+                    continue
                 values = {
                     name: self.size(size) for name, size in zip(step.kernel.sizes, step.sizes)
                 }
                 work = emit_scalar(code.layout.work, Frame(None, self.frame.space, values))
             total = builder.add(total, work)
-        return total
+        return builder.add(total, I64(total_known))
 
 
 def _is_contiguous(spec: OutputSpec) -> bool:
