@@ -143,9 +143,7 @@ class Program:
         groups = self.schedule.groups
         infos = [self._info(part, group) for part, group in zip(self.assembled.built, groups)]
         apart: list[list[NotFused]] = [[] for _ in infos]
-        batch_of = {
-            at: start for start, stop in self.plan.batches for at in range(start, stop)
-        }
+        batch_of = {at: start for start, stop in self.plan.batches for at in range(start, stop)}
         for early, late, reason in boundaries(groups):
             if batch_of.get(early, early) != batch_of.get(late, late):
                 apart[late].append(NotFused(infos[early].name, infos[early].values, reason))

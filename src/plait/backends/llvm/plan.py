@@ -142,8 +142,8 @@ Step: TypeAlias = KernelCall | Gemm
 class Plan:
     """Steps run in order over inputs, outputs and an arena.
 
-    `batches` are ranges of steps (first, past the last): kernels without checks, of known sizes, that
-    do not need each other and may run in any order and at once.
+    `batches` are ranges of steps (first, past the last): kernels without checks, of known sizes,
+    that do not need each other and may run in any order and at once.
     """
 
     name: str
