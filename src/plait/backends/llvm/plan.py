@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+MANY = 32
+"""Tensors from which arguments and outputs go by tables."""
+
+
 class InputRef(NamedTuple):
     """Element `offset` of the memory of plan input `index`, counted from its data pointer."""
 
@@ -154,6 +158,11 @@ class Plan:
     arena_bytes: Expr
     notes: dict[str, str] = field(default_factory=dict)
     batches: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_tabled(self) -> bool:
+        """Whether the entry reads its arguments and runs its batches by tables."""
+        return bool(self.batches) or len(self.inputs) + len(self.outputs) > MANY
 
 
 class Lifetime(NamedTuple):

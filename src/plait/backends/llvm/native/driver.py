@@ -18,7 +18,7 @@ from plait.backends.llvm.native.emit_gemm import emit_gemm, gemm_items
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar
 from plait.backends.llvm.native.kernels import CompiledKernel
 from plait.backends.llvm.native.python_abi import array_fields, type_number
-from plait.backends.llvm.native.tabled import Tabled, is_tabled, known_work
+from plait.backends.llvm.native.tabled import Tabled, known_work
 from plait.backends.llvm.native.tables import SIGNATURES as TABLE_SIGNATURES
 from plait.backends.llvm.native.vector import BITS, Space
 from plait.backends.llvm.plan import (
@@ -82,7 +82,7 @@ class Driver:
         self.symbols = tuple(source.name for source in plan.symbols)
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
-        self.tabled = Tabled(self) if is_tabled(plan) else None
+        self.tabled = Tabled(self) if plan.is_tabled else None
 
     # Small pieces --------------------------------------------------------------------------------
 

@@ -25,7 +25,6 @@ from plait.backends.llvm.native.jit import assembly, new_module
 from plait.backends.llvm.native.kernels import CompiledKernel, compile_kernels
 from plait.backends.llvm.native.objects import Unit, load_units
 from plait.backends.llvm.native.status import failure_handler
-from plait.backends.llvm.native.tabled import is_tabled
 from plait.backends.llvm.native.tables import table_functions
 from plait.backends.llvm.plan import Check, Gemm, KernelCall, Plan
 from plait.backends.llvm.structure import plan_text
@@ -95,7 +94,7 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
         **python_abi.imports(),
         **arena_functions(),
         "plait_parallel_for": pool.parallel_for_address(),
-        **(table_functions() if is_tabled(plan) else {}),
+        **(table_functions() if plan.is_tabled else {}),
         **{code.name: code.address for code in codes if code is not None},
     }
     if has_products:

@@ -17,26 +17,19 @@ from plait.backends.llvm.native.kernels import CompiledKernel
 from plait.backends.llvm.native.python_abi import type_number
 from plait.backends.llvm.native.tables import Segment, constant_table, segments
 from plait.backends.llvm.native.vector import BITS
-from plait.backends.llvm.plan import ArenaRef, Binding, InputRef, KernelCall, OutputSpec, Plan
+from plait.backends.llvm.plan import ArenaRef, Binding, InputRef, KernelCall, OutputSpec
 from plait.symbolic.expr import as_int
 
 if TYPE_CHECKING:
     from plait.backends.llvm.native.driver import Driver
 
-__all__ = ["Tabled", "is_tabled", "known_work"]
+__all__ = ["Tabled", "known_work"]
 
 I8, POINTER = ir.IntType(8), ir.PointerType()
 NULL = ir.Constant(POINTER, None)
-MANY = 32
-"""Tensors from which arguments and outputs go by tables."""
 UNITS = 8
 """Units of a batch that a thread takes at once."""
 PARALLEL_WORK = 1 << 21
-
-
-def is_tabled(plan: Plan) -> bool:
-    """Whether the entry of a plan uses tables."""
-    return bool(plan.batches) or len(plan.inputs) + len(plan.outputs) > MANY
 
 
 def known_work(step: KernelCall, code: CompiledKernel) -> int | None:

@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from plait.backends.llvm.native import python_abi
-from plait.backends.llvm.native.emit import KERNEL_TYPE
-from plait.backends.llvm.native.emit_index import I64
-from plait.backends.llvm.native.jit import compile_object, link_object, new_module
+from plait.backends.llvm.native.jit import new_module
+from plait.backends.llvm.native.objects import Unit, load_units
 from plait.backends.llvm.native.pool import called_as
 
 __all__ = ["CONTEXT", "SIGNATURES", "Segment", "constant_table", "segments", "table_functions"]
 
-I8, I32, POINTER, VOID = ir.IntType(8), ir.IntType(32), ir.PointerType(), ir.VoidType()
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+POINTER, VOID = ir.PointerType(), ir.VoidType()
 NULL = ir.Constant(POINTER, None)
 
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -229,7 +229,8 @@ def _define_run(module: Any) -> None:
     to_item = builder.mul(builder.sub(last, first), grain)
     to_item = builder.select(builder.icmp_signed("<", to_item, items), to_item, items)
     args = [code.at(pointers, buffers, POINTER), code.at(sizes, own_sizes), status]
-    kernel = called_as(code.word(functions, function, POINTER), KERNEL_TYPE)
+    kind = ir.FunctionType(VOID, [POINTER, POINTER, POINTER, I64, I64])
+    kernel = called_as(code.word(functions, function, POINTER), kind)
     builder.call(kernel, [*args, from_item, to_item])
     builder.branch(skip)
     builder.position_at_end(skip)
@@ -243,12 +244,18 @@ def _define_run(module: Any) -> None:
     builder.ret_void()
 
 
-@functools.cache
-def table_functions() -> dict[str, int]:
-    """Addresses of the functions."""
+def _build() -> Any:
     module = new_module("tables")
     _define_read(module)
     _define_make(module)
     _define_bind(module)
     _define_run(module)
-    return link_object(compile_object(module, 1), tuple(SIGNATURES), python_abi.imports())
+    return module
+
+
+@functools.cache
+def table_functions() -> dict[str, int]:
+    """Addresses of the functions."""
+    facts = {"python": python_abi.identity()}
+    unit = Unit("loops over tables", "tables", tuple(SIGNATURES), _build, 1, facts)
+    return load_units([unit], python_abi.imports())
