@@ -180,8 +180,15 @@ def joined(infos: Sequence[KernelInfo]) -> KernelInfo:
 
     names = list(dict.fromkeys(info.name for info in infos))
     name = names[0] if len(names) == 1 else f"{names[0]}_and_{len(names) - 1}_more"
-    fields = (all_of(field) for field in ("ops", "values", "reasons", "not_fused"))
-    return KernelInfo(name, "kernel", *fields, segments=len(infos))
+    return KernelInfo(
+        name,
+        "kernel",
+        all_of("ops"),
+        all_of("values"),
+        all_of("reasons"),
+        all_of("not_fused"),
+        len(infos),
+    )
 
 
 def raise_check(check: Check) -> None:
