@@ -135,7 +135,10 @@ class Node:
 class Graph:
     """Inputs, nodes, outputs; ``output_descs`` is parallel to ``outputs``.
 
-    An output is a Value, an Expr, or a Python constant.
+    An output is a Value, an Expr, or a Python constant. ``reusable`` are the inputs whose memory a
+    backend may overwrite: input number -> the output that is to be put there (the new value of an
+    input that the program writes), or None if any may (a donated input). Instead of an output that
+    is put there, a backend returns the input itself; of a donated one, a new tensor over it.
     """
 
     def __init__(self, name: str = "graph") -> None:
@@ -144,6 +147,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.outputs: list[Any] = []
         self.output_descs: list[AOTOutput] = []
+        self.reusable: dict[int, int | None] = {}
 
     def symbol_sources(self) -> dict[str, tuple[int, int | None]]:
         """Where each symbol is read: (input position, dimension or None for an int input)."""

@@ -5,7 +5,7 @@ Must not know operators or LLVM.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from plait.backends.llvm.batching import runs
@@ -63,7 +63,7 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
     """Build every group and bind buffers."""
     parts = _lengthless([_build(group, schedule) for group in schedule.groups])
     batches = runs(schedule.groups, [_can_join(part) for part in parts])
-    bindings = _Bindings(interface, parts, batches)
+    bindings = _Bindings(interface, parts, batches, schedule.reuse.taken)
     steps: list[Step] = []
     built: list[BuiltKernel | Gemm] = []
     for part in parts:
@@ -148,12 +148,15 @@ class _Bindings:
         interface: Interface,
         parts: Sequence[BuiltKernel | _Product],
         batches: Sequence[tuple[int, int]],
+        reused: Mapping[Stage, Stage],
     ) -> None:
         self.places: dict[Stage, Binding] = {}
         for stage, position in interface.input_stages.items():
             self.places[stage] = InputRef(position, ZERO)
         for position, stage in enumerate(interface.outputs):
             self.places[stage] = OutputRef(position, ZERO)
+        for stage, place in reused.items():
+            self.places[stage] = InputRef(interface.input_stages[place], ZERO)
         lives: dict[Stage, tuple[int, int]] = {}
         times = list(range(len(parts)))
         for start, stop in batches:  # whose steps run at once

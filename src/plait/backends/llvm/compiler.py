@@ -17,6 +17,7 @@ from plait.backends.llvm.build import BuiltKernel
 from plait.backends.llvm.decompose import Lowered, lower_graph
 from plait.backends.llvm.execute import InterpretedEntry
 from plait.backends.llvm.groups import Group
+from plait.backends.llvm.input_memory import InputMemory
 from plait.backends.llvm.loop.printer import print_kernel
 from plait.backends.llvm.lowering.context import meta_of, sizes
 from plait.backends.llvm.plan import Check, Gemm, InputSpec, KernelCall, Plan, SymbolSource
@@ -90,6 +91,7 @@ class CompiledGraph:
 
     def __init__(self, graph: Graph, programs: list[Program], run: Callable[..., Any]) -> None:
         self.graph = graph
+        self.whole = len(programs) == 1 and programs[0].graph is graph
         self.programs = programs
         self._run = run
 
@@ -97,6 +99,21 @@ class CompiledGraph:
         """The graph's outputs."""
         outputs: list[Any] = self._run(*inputs)
         return outputs
+
+    @property
+    def reused(self) -> dict[int, int]:
+        """Inputs whose memory holds an output after a call, with the number of that output."""
+        return self.programs[0].memory.reused if self.whole else {}
+
+    @property
+    def kept(self) -> dict[int, str]:
+        """Why the other inputs that could be overwritten are not."""
+        reason = "some calls run eagerly between native parts"
+        return (
+            self.programs[0].memory.kept
+            if self.whole
+            else dict.fromkeys(self.graph.reusable, reason)
+        )
 
     @property
     def kernels(self) -> list[KernelInfo]:
@@ -123,8 +140,10 @@ class Program:
         self.graph = graph
         with stage("lowering"):
             results = Results(graph, lowered)
+            self.memory = InputMemory(results)
         with stage("scheduling"):
-            self.schedule: Schedule = schedule(results.stages)
+            self.schedule: Schedule = schedule(results.stages, self.memory.wishes())
+            self.memory.settle(self.schedule.reuse)
         with stage("planning"):
             interface = _interface(graph, lowered, results)
             self.assembled: Assembled = assemble(self.schedule, interface)

@@ -22,7 +22,15 @@ from plait.symbolic.expr import Expr
 from plait.tensor.layout import Layout
 from plait.tensor.tensor import wrap, wrap_view
 
-__all__ = ["Results", "make_runner"]
+__all__ = [
+    "FreshResult",
+    "InputResult",
+    "Result",
+    "Results",
+    "ReusedResult",
+    "ViewResult",
+    "make_runner",
+]
 
 Shape = tuple[Expr, ...]
 
@@ -37,6 +45,13 @@ class InputResult:
 @dataclass(frozen=True, slots=True)
 class FreshResult:
     """A tensor that the plan wrote."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReusedResult:
+    """A new tensor over the memory of an input, which the plan overwrote."""
 
     position: int
 
@@ -66,7 +81,7 @@ class ConstantResult:
     value: Any
 
 
-Result = InputResult | FreshResult | ViewResult | SizeResult | ConstantResult
+Result = InputResult | FreshResult | ReusedResult | ViewResult | SizeResult | ConstantResult
 
 
 class Results:
@@ -192,6 +207,8 @@ def _result_source(number: int, result: Result, names: dict[str, str]) -> str:
         return f"x{result.position}"
     if isinstance(result, FreshResult):
         return f"f{result.position}"
+    if isinstance(result, ReusedResult):
+        return f"wrap(x{result.position}._array)"
     if isinstance(result, ConstantResult):
         return f"c{number}"
     if isinstance(result, SizeResult):

@@ -9,7 +9,7 @@ Must not know operators, terms' meaning, or LLVM.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from plait.backends.llvm.batching import arrange
@@ -28,6 +28,7 @@ from plait.backends.llvm.lowering.stage import (
     map_stage,
     root_of,
 )
+from plait.backends.llvm.reuse import Reuse, Wish, reuse_inputs
 from plait.symbolic.expr import Expr, as_int, product
 
 __all__ = ["Schedule", "schedule"]
@@ -46,6 +47,8 @@ class Schedule:
     realised: set[Stage]
     """Stages computed by a unit (a superset of `stored`)."""
     reasons: dict[Stage, str]
+    reuse: Reuse
+    """Which results are written into inputs."""
 
 
 # ---------------------------------------------------------------- what is stored
@@ -321,8 +324,11 @@ def flat_position(stage: Stage, index: Index) -> Expr | None:
 # ---------------------------------------------------------------- the whole
 
 
-def schedule(outputs: list[Stage]) -> Schedule:
-    """Decide storage and kernels for everything that `outputs` need."""
+def schedule(outputs: list[Stage], wishes: Sequence[Wish] = ()) -> Schedule:
+    """Decide storage and kernels for everything that `outputs` need.
+
+    `wishes` are outputs that may be written into inputs; `Schedule.reuse` says which are.
+    """
     stages = topological(outputs)
     wanted = list(outputs)
     while True:
@@ -340,8 +346,9 @@ def schedule(outputs: list[Stage]) -> Schedule:
             continue
         break
     stored = _stored(scheduler, set(wanted))
+    reuse = reuse_inputs(scheduler.groups, wishes)
     groups = arrange(_ordered(list(scheduler.groups.values())))
-    return Schedule(groups, stored, storage.realised, storage.reasons)
+    return Schedule(groups, stored, storage.realised, storage.reasons, reuse)
 
 
 def _stored(scheduler: _Scheduler, outputs: set[Stage]) -> set[Stage]:
