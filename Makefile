@@ -19,7 +19,7 @@ help:
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   speed, each system in its own process (JSON=PATH writes the figures too)"
 	@echo "make docs    regenerate docs/errors and docs/operators.md"
-	@echo "make spec    the tests that hold numbered rows of the behaviour specs"
+	@echo "make spec    rows of the behaviour specs, the tests that show them (JSON=PATH writes it too)"
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit("plait needs Python 3.11 or newer; say make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -59,7 +59,7 @@ sweep: $(STAMPS)/dev $(STAMPS)/torch
 	$(BIN)/python -m pytest -q -n $(JOBS) -m sweep $(ARGS)
 
 spec: $(STAMPS)/dev $(STAMPS)/torch
-	$(BIN)/python -m pytest -q -n $(JOBS) -m spec $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) -p tools.spec_table -m spec $(if $(JSON),--spec-json $(JSON)) $(ARGS)
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff format --check .
