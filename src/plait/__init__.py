@@ -49,7 +49,7 @@ from plait.tensor.tensor import Tensor, from_dlpack, from_numpy, tensor
 from plait.transforms import func
 
 if TYPE_CHECKING:
-    from plait import aot, backends, capture, cli, ir, nn, optim, testing
+    from plait import aot, backends, capture, cli, ir, library, nn, optim, testing
     from plait.backends.registry import list_backends, register_backend
     from plait.compile import compile
     from plait.explain import explain
@@ -98,6 +98,7 @@ __all__ = [
     "int32",
     "int64",
     "ir",
+    "library",
     "is_grad_enabled",
     "list_backends",
     "manual_seed",
@@ -130,6 +131,7 @@ _LATER: dict[str, str | None] = {
     "compile": "plait.compile",
     "explain": "plait.explain",
     "ir": None,
+    "library": None,
     "list_backends": "plait.backends.registry",
     "nn": None,
     "optim": None,

@@ -10,9 +10,7 @@ from tools.spec_table import ROWS, _Table, _write
 
 
 def report(test: str, row: str, outcome: str, when: str = "call") -> SimpleNamespace:
-    return SimpleNamespace(
-        nodeid=test, user_properties=[("spec", row)], outcome=outcome, when=when
-    )
+    return SimpleNamespace(nodeid=test, user_properties=[("spec", row)], outcome=outcome, when=when)
 
 
 def test_worst_outcome_of_a_test_counts_and_missing_rows_are_listed(tmp_path: Path) -> None:

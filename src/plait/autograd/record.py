@@ -34,7 +34,7 @@ from plait.tensor.view import ViewInfo
 if TYPE_CHECKING:
     from plait.tensor.tensor import Tensor
 
-__all__ = ["OperatorNode", "Recorder", "boxed", "node_name"]
+__all__ = ["OperatorNode", "Recorder", "boxed", "generated_layer", "node_name"]
 
 _PRE_DISPATCH = DispatchKey.PRE_DISPATCH.mask
 
@@ -456,10 +456,12 @@ def _autograd_specialiser(op: Overload, lower_keyset: int) -> Callable[..., Any]
     if not is_followed(op):
         return None
     lower = op.resolve(lower_keyset)
-    return _generated(op, recorder_of(op, lower), lower)
+    return generated_layer(op, recorder_of(op, lower), lower)
 
 
-def _generated(op: Overload, record: Recorder, lower: Callable[..., Any]) -> Callable[..., Any]:
+def generated_layer(
+    op: Overload, record: Callable[..., Any], lower: Callable[..., Any]
+) -> Callable[..., Any]:
     """``lower`` behind a test of its tensors, as a function with the operator's own parameters."""
     schema = op.schema
     positional = ", ".join(a.name for a in schema.positional)

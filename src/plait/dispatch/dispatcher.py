@@ -23,6 +23,7 @@ __all__ = [
     "packets_of",
     "register_fallback",
     "remove",
+    "remove_fallback",
 ]
 
 _overloads: dict[str, Overload] = {}
@@ -93,5 +94,12 @@ def register_fallback(key: DispatchKey, specialiser: Specialiser, *, replace: bo
     if key in FALLBACKS and not replace:
         raise RegistrationError(f"{key.name}: a fallback is registered already; pass replace=True.")
     FALLBACKS[key] = specialiser
+    for op in _overloads.values():
+        op.invalidate()
+
+
+def remove_fallback(key: DispatchKey) -> None:
+    """Take the fallback of ``key`` away."""
+    del FALLBACKS[key]
     for op in _overloads.values():
         op.invalidate()

@@ -138,7 +138,7 @@ def compute(op: Overload, keyset: int) -> Callable[..., Any]:
             if kernel.fn is fallthrough:
                 continue
             fn = functools.partial(kernel.fn, KeySet(keyset)) if kernel.with_keyset else kernel.fn
-            return below_autograd(kernel, fn) if key.mask & BACKEND_KEYS else fn
+            return below_autograd(fn) if kernel.calls_operators and key.mask & BACKEND_KEYS else fn
         specialiser = find_fallback(op, key)
         specialised = specialiser(op, remaining) if specialiser is not None else None
         if specialised is not None:
@@ -177,10 +177,8 @@ def _device_mismatch(op: Overload) -> Callable[..., Any]:
     return mismatch
 
 
-def below_autograd(kernel: Kernel, fn: Callable[..., Any]) -> Callable[..., Any]:
+def below_autograd(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A backend kernel that issues operators does so below autograd and above nothing."""
-    if not kernel.calls_operators:
-        return fn
 
     def call(*args: Any, **kwargs: Any) -> Any:
         saved = tls.exclude

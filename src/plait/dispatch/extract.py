@@ -164,7 +164,7 @@ def _conversion(argument: Argument, scope: dict[str, Any]) -> list[str]:
         return []
     fallback = list_argument if kind.is_list else other_argument
     test, converter = _CONVERSIONS.get((kind.base, kind.is_list), ("False", fallback))
-    if converter is other_argument and kind.base not in ("ScalarType", "Device"):
+    if converter is other_argument and kind.base not in ("ScalarType", "Device", "Opaque"):
         return []
     scope[converter.__name__] = converter
     guard = f"{name} is not None and " if kind.optional else ""

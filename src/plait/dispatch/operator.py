@@ -30,6 +30,7 @@ class Overload:
     call: Callable[..., Any]
     # Rule slots, filled by the operator's definition.
     shape_rule: Callable[..., Any] | None = None
+    fake_rule: Callable[..., Any] | None = None  # a user's shape function, over fakes
     vjp: dict[str, Callable[..., Any]] | None = None
     jvp: Any = None
     batching: Any = None

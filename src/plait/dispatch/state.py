@@ -29,6 +29,7 @@ class ThreadState(threading.local):
     shape_env: Any = None  # symbolic shape environment of the trace in progress
     checkpoint: Any = None  # the checkpointed region being traced, which tags what is recorded
     saving: Any = None  # the checkpointed region being run, which is asked before a tensor is kept
+    fake_context: Any = None  # of the user's shape function that is running
     deterministic: bool = False
     # (include, exclude) when the outermost operator of a handled call was entered
     entry_state: tuple[int, int] | None = None

@@ -27,3 +27,6 @@ class Tag(Enum):
     FLEXIBLE_LAYOUT = "flexible_layout"
     INPLACE = "inplace"
     OUT = "out"
+    PT2_COMPLIANT = "pt2_compliant_tag"
+    CUDAGRAPH_UNSAFE = "cudagraph_unsafe"
+    MAYBE_ALIASING_OR_MUTATING = "maybe_aliasing_or_mutating"

@@ -11,6 +11,7 @@ from typing import Any
 
 from plait.base.errors import DataDependentError, MissingKernel
 from plait.dispatch.dispatcher import register_fallback
+from plait.dispatch.entry import below_autograd
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.operator import Overload
 from plait.dispatch.python_key import tensors_in
@@ -79,6 +80,8 @@ def _view_of(source: Tensor, layout: Layout, cls: type[Tensor]) -> Tensor:
 
 def _meta_kernel(op: Overload, lower: int) -> Callable[..., Any] | None:
     """The kernel of ``op`` for tensors on the meta device."""
+    if op.fake_rule is not None:
+        return below_autograd(op.fake_rule)
     if op.shape_rule is None:
         return None
 

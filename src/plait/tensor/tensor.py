@@ -260,10 +260,11 @@ class Tensor(TensorMethods):
     def numpy(self, *, force: bool = False) -> np.ndarray[Any, Any]:
         """The same memory as a NumPy array. `force=True` ignores that the tape is cut off.
 
-        Raises AutogradError for a tensor that requires grad, DataDependentError for fakes.
+        Raises AutogradError for a tensor that requires grad while grad mode is on (under no_grad,
+        and in kernels, nothing is followed), DataDependentError for fakes.
         """
         check(
-            force or not self._requires_grad,
+            force or not self._requires_grad or not tls.grad_enabled,
             AutogradError,
             lambda: (
                 "numpy: argument 'self' requires grad, and the tape would not see writes to the "

@@ -1,0 +1,242 @@
+"""Gradient formulas of user-defined operators: ``backward(ctx, *grads)`` and ``setup_context``.
+
+Owns the tape node of such an operator and the recording of its calls. The engine, the saved tensors
+and the context are autograd's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from plait.autograd import arithmetic
+from plait.autograd.function import Context
+from plait.autograd.graph import Edge, Node, is_differentiable, result_meta, set_history
+from plait.autograd.record import generated_layer
+from plait.autograd.views import gradient_edge, requires_grad
+from plait.base.errors import AutogradError
+from plait.dispatch.keys import AliasKey, alias_members
+from plait.dispatch.operator import Overload
+from plait.library.kernels import place_of
+
+__all__ = ["GradientFormula", "install", "remove"]
+
+
+class GradientFormula:
+    """A backward function, how to fill its context, and where it was written."""
+
+    __slots__ = ("backward", "place", "setup", "wants_keywords")
+
+    def __init__(
+        self, backward: Callable[..., Any], setup: Callable[..., Any] | None, has_kwonly: bool
+    ) -> None:
+        self.backward = backward
+        self.setup = setup
+        self.place = place_of(backward)
+        self.wants_keywords = has_kwonly
+        if setup is None or not has_kwonly:
+            return
+        if "keyword_only_inputs" not in inspect.signature(setup).parameters:
+            raise AutogradError(
+                f"register_autograd: setup_context at {place_of(setup)} has no parameter "
+                "'keyword_only_inputs', and the operator has keyword-only arguments; expected "
+                "setup_context(ctx, inputs, keyword_only_inputs, output)."
+            )
+
+
+class _Named:
+    """What a context calls its function: the operator's name."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+
+class CustomNode(Node):
+    """The tape node of one call of an operator with a user's gradient formula."""
+
+    __slots__ = ("context", "formula", "groups", "result_groups")
+
+    op: Overload
+
+    def __init__(
+        self, op: Overload, formula: GradientFormula, args: Sequence[Any], edges: list[Edge | None]
+    ) -> None:
+        super().__init__(edges, op)
+        self.formula = formula
+        self.groups = [_tensor_count(a) for a in args]
+        """Per argument: how many tensors of it, or None for something else."""
+        self.result_groups: list[int | None] = []
+        self.context: Any = None
+
+    def name(self) -> str:
+        return f"{self.op.qualname.replace('::', '_').replace('.', '_')}Backward"
+
+    def apply(self, grads: tuple[Any, ...]) -> Sequence[Any]:
+        if self.context._materialize:
+            grads = tuple(self._defined(g, i) for i, g in enumerate(grads))
+        results = self.formula.backward(self.context, *_grouped(grads, self.result_groups))
+        flat = results if isinstance(results, tuple) else (results,)
+        return self._checked(flat)
+
+    def _defined(self, g: Any, number: int) -> Any:
+        meta = self.result(number)
+        return arithmetic.zeros(meta) if g is None and meta is not None else g
+
+    def _checked(self, results: Sequence[Any]) -> list[Any]:
+        """One gradient per tensor, after checking number and structure."""
+        if len(results) != len(self.groups):
+            raise self._fault(
+                f"returned {len(results)} gradients; expected {len(self.groups)}, one for each "
+                "positional argument, None where there is none"
+            )
+        answer: list[Any] = []
+        names = [a.name for a in self.op.schema.positional]
+        for name, count, g in zip(names, self.groups, results):
+            is_list = self.op.schema.argument(name).type.is_list
+            if count is None:
+                if g is not None and not (isinstance(g, tuple | list) and not any(g)):
+                    raise self._fault(
+                        f"returned a gradient for argument {name!r}, which is not a tensor; "
+                        "expected None"
+                    )
+            elif g is None:
+                answer += [None] * count
+            elif not is_list:
+                answer.append(self._tensor(name, g))
+            elif isinstance(g, tuple | list) and len(g) == count:
+                answer += [self._tensor(name, item) for item in g]
+            else:
+                got = f"{len(g)} gradients" if isinstance(g, tuple | list) else type(g).__name__
+                raise self._fault(
+                    f"returned {got} for the list {name!r}; expected a list of {count}, one for "
+                    "each tensor"
+                )
+        needs = self.context.needs_input_grad
+        flags = [n for need, c in zip(needs, self.groups) if c is not None
+                 for n in (need if isinstance(need, list) else [need])]  # fmt: skip
+        return [g if flag else None for g, flag in zip(answer, flags, strict=True)]
+
+    def _tensor(self, name: str, g: Any) -> Any:
+        if g is not None and not hasattr(g, "_keys"):
+            raise self._fault(
+                f"returned a {type(g).__name__} for argument {name!r}; expected a Tensor or None"
+            )
+        return g
+
+    def _fault(self, text: str) -> AutogradError:
+        return AutogradError(
+            f"{self.op.qualname}: the backward formula at {self.formula.place} {text}."
+        )
+
+    def release(self) -> None:
+        if self.context._saved:
+            self.context._saved = None
+
+
+def _tensor_count(value: Any) -> int | None:
+    if hasattr(value, "_keys"):
+        return 1
+    if (
+        isinstance(value, tuple | list)
+        and value
+        and all(v is None or hasattr(v, "_keys") for v in value)
+    ):
+        return len(value)
+    return None
+
+
+def _grouped(grads: Sequence[Any], groups: Sequence[int | None]) -> list[Any]:
+    """Gradients in the structure of the results: a list for a list, None for what has none."""
+    out: list[Any] = []
+    at = 0
+    for count in groups:
+        if count is None:
+            out.append(grads[at])
+            at += 1
+        else:
+            out.append(list(grads[at : at + count]))
+            at += count
+    return out
+
+
+def _needs(value: Any) -> Any:
+    if hasattr(value, "_keys"):
+        return requires_grad(value)
+    if _tensor_count(value) is not None:
+        return [v is not None and requires_grad(v) for v in value]
+    return False
+
+
+class CustomRecorder:
+    """Records calls of one operator over one lower layer."""
+
+    __slots__ = ("formula", "lower", "op")
+
+    def __init__(self, op: Overload, formula: GradientFormula, lower: Callable[..., Any]) -> None:
+        self.op, self.formula, self.lower = op, formula, lower
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the layer below; put a node on the tape if an argument requires grad."""
+        needs = tuple([_needs(a) for a in args])
+        if not any(any(n) if n.__class__ is list else n for n in needs):
+            return self.lower(*args, **kwargs)
+        edges: list[Edge | None] = []
+        for value in args:
+            if hasattr(value, "_keys"):
+                edges.append(gradient_edge(value) if requires_grad(value) else None)
+            elif _tensor_count(value) is not None:
+                edges += [
+                    gradient_edge(v) if v is not None and requires_grad(v) else None for v in value
+                ]
+        node = CustomNode(self.op, self.formula, args, edges)
+        out = self.lower(*args, **kwargs)
+        self._give_history(node, Context(cast(Any, _Named(node.name())), needs), args, kwargs, out)
+        return out
+
+    def _give_history(
+        self, node: CustomNode, context: Any, args: Any, kwargs: dict[str, Any], out: Any
+    ) -> None:
+        node.context = context
+        formula = self.formula
+        if formula.setup is not None:
+            if formula.wants_keywords:
+                formula.setup(ctx=context, inputs=args, keyword_only_inputs=kwargs, output=out)
+            else:
+                formula.setup(ctx=context, inputs=args, output=out)
+        several = len(self.op.schema.returns) > 1
+        results: list[Any] = []
+        for item in out if several else (out,):
+            is_list = isinstance(item, tuple | list)
+            node.result_groups.append(len(item) if is_list else None)
+            results += item if is_list else [item]
+        fixed = {id(t) for t in context._non_differentiable}
+        follows = [
+            hasattr(t, "_keys") and is_differentiable(t._dtype) and id(t) not in fixed
+            for t in results
+        ]
+        node.results = [result_meta(t) if f else None for t, f in zip(results, follows)]
+        for number, (t, follow) in enumerate(zip(results, follows)):
+            if follow:
+                set_history(t, node, number)
+        context._keep(node, results)
+
+
+def install(op: Overload, formula: GradientFormula) -> None:
+    """Let every autograd key of ``op`` record with this formula."""
+
+    def specialiser(op: Overload, lower_keyset: int) -> Callable[..., Any] | None:
+        lower = op.resolve(lower_keyset)
+        if not any(a.type.is_tensor_like for a in op.schema.arguments):
+            return None
+        return generated_layer(op, CustomRecorder(op, formula, lower), lower)
+
+    for key in alias_members(AliasKey.AUTOGRAD):
+        op.register_fallback(key, specialiser)
+
+
+def remove(op: Overload) -> None:
+    """Take the formula away."""
+    for key in alias_members(AliasKey.AUTOGRAD):
+        op.fallbacks.pop(key, None)
+    op.invalidate()
