@@ -112,6 +112,8 @@ def trace_joint(
     recorder = Recorder("joint" if training else "forward")
     random = _GraphRandom(recorder, env)
     saved_grad, saved_source = tls.grad_enabled, tls.node_source
+    saved_env, tls.shape_env = tls.shape_env, env
+    env.restart()
     tls.grad_enabled = training
     tls.node_source = lambda: recorder.source
     try:
@@ -138,6 +140,7 @@ def trace_joint(
         meta.num_random_calls = random.calls
     finally:
         tls.grad_enabled, tls.node_source = saved_grad, saved_source
+        tls.shape_env = saved_env
     graph = eliminate_dead_code(recorder.builder.graph)
     return JointGraph(graph, meta, grad_inputs, env.hint)
 

@@ -2,11 +2,18 @@
 
 Every comparison of symbolic sizes that the trace makes is answered from the sizes of the example
 and remembered as a guard. Sizes 0 and 1 are never symbolic.
+
+Note [Sizes that depend on data]. A size that only a kernel will tell (`new_unbacked`) has no
+example value. What follows from its bounds is answered from them. Whether it is 0 or 1 is answered "no":
+those are asked for broadcasting and contiguity, where the general case is right for any size. Any
+other question is an error at the user's line. Each pass over the program (capture, then the joint
+trace) meets the same calls in the same order, and gets the same symbols.
 """
 
 from __future__ import annotations
 
-from plait.capture.source import user_stack
+from plait.base.errors import DataDependentError
+from plait.capture.source import at_user_line, user_stack
 from plait.ir.graph import Frame
 from plait.symbolic.expr import BoolExpr, Expr, eq, not_, symbol
 from plait.symbolic.symint import SymInt
@@ -34,6 +41,37 @@ class ShapeEnv:
         self.guards: dict[BoolExpr, ShapeGuard] = {}
         self._by_value: dict[int, Expr] = {}
         self.frozen = False
+        self.unbacked: list[Expr] = []
+        self._unbacked_next = 0
+
+    def new_unbacked(self, operator: str, lower: int, upper: int | None) -> SymInt:
+        """A size in [lower, upper] that depends on data; Note [Sizes that depend on data]."""
+        at, self._unbacked_next = self._unbacked_next, self._unbacked_next + 1
+        if at == len(self.unbacked):
+            bound = None if upper is None else upper + 1
+            self.unbacked.append(symbol(f"u{at}", lower=lower, upper=bound))
+        return self.sym_int(self.unbacked[at])
+
+    def restart(self) -> None:
+        """Another pass over the program begins."""
+        self._unbacked_next = 0
+
+    def _unknown(self, expr: Expr | BoolExpr) -> bool:
+        return bool(self.unbacked) and not expr.free_symbols.isdisjoint(self.unbacked)
+
+    def _decide(self, condition: BoolExpr) -> bool:
+        """The truth of a condition on sizes that depend on data."""
+        for size in self.unbacked:
+            for small in (0, 1):
+                if condition in (eq(size, small), eq(small, size)):
+                    return False
+                if condition in (not_(eq(size, small)), not_(eq(small, size))):
+                    return True
+        raise DataDependentError(
+            f"compile: the condition {condition} is on a size that depends on data, and was asked"
+            f"{at_user_line()}; expected no question that only the data can answer. Give "
+            "new_dynamic_size() bounds that settle it, or compute without asking."
+        )
 
     def size(self, value: int) -> Expr:
         """The symbol of a dynamic size; equal sizes share one (and a guard holds them equal)."""
@@ -55,6 +93,8 @@ class ShapeEnv:
 
     def evaluate(self, condition: BoolExpr) -> bool:
         """The truth of ``condition`` for the example, remembered as a guard."""
+        if self._unknown(condition):
+            return self._decide(condition)
         holds = bool(condition.evaluate(self.values))
         if not self.frozen:
             assumed = condition if holds else not_(condition)
@@ -64,6 +104,11 @@ class ShapeEnv:
 
     def specialize(self, expr: Expr) -> int:
         """The value of ``expr`` for the example, now fixed by a guard."""
+        if self._unknown(expr):
+            raise DataDependentError(
+                f"compile: the size {expr} depends on data, and was read as a number"
+                f"{at_user_line()}; expected it to stay symbolic."
+            )
         value = expr.evaluate(self.values)
         condition = eq(expr, value)
         if not isinstance(condition, bool):
@@ -71,5 +116,6 @@ class ShapeEnv:
         return int(value)
 
     def hint(self, expr: Expr) -> int:
-        """The value of ``expr`` for the example; no guard."""
-        return int(expr.evaluate(self.values))
+        """The value of ``expr`` for the example; no guard. Sizes that depend on data count as 2."""
+        values = {str(size): MIN_SYMBOLIC_SIZE for size in self.unbacked} | self.values
+        return int(expr.evaluate(values))

@@ -9,7 +9,7 @@ from types import CodeType, FrameType
 
 from plait.ir.graph import Frame
 
-__all__ = ["is_library_file", "user_stack"]
+__all__ = ["at_user_line", "is_library_file", "user_stack"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
@@ -42,3 +42,9 @@ def user_stack() -> tuple[Frame, ...]:
             frames.append((code.co_filename, frame.f_lineno, code.co_name))
         frame = frame.f_back
     return tuple(reversed(frames))
+
+
+def at_user_line() -> str:
+    """Where the trace stands in the user's program, as the end of a sentence; "" if unknown."""
+    stack = user_stack()
+    return f" at {stack[-1][0]}:{stack[-1][1]} (in {stack[-1][2]})" if stack else ""

@@ -9,15 +9,9 @@ from typing import Any
 
 from plait.base.errors import CaptureError, DataDependentError
 from plait.capture.fake import FakeTensor
-from plait.capture.source import user_stack
+from plait.capture.source import at_user_line
 
-__all__ = ["TracedTensor", "at_user_line"]
-
-
-def at_user_line() -> str:
-    """Where the trace stands in the user's program, as the end of a sentence; "" if unknown."""
-    stack = user_stack()
-    return f" at {stack[-1][0]}:{stack[-1][1]} (in {stack[-1][2]})" if stack else ""
+__all__ = ["TracedTensor"]
 
 
 def _unsupported(what: str, instead: str) -> CaptureError:

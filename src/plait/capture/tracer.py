@@ -29,8 +29,8 @@ from plait.capture.reads import (
 )
 from plait.capture.shape_env import ShapeEnv
 from plait.capture.signature import Leaf, Structure, flatten_call, label_of, rebuild
-from plait.capture.source import is_library_file, user_stack
-from plait.capture.traced import TracedTensor, at_user_line
+from plait.capture.source import at_user_line, is_library_file, user_stack
+from plait.capture.traced import TracedTensor
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.modes import PreDispatchMode
 from plait.dispatch.operator import Overload

@@ -162,6 +162,20 @@ class Graph:
                         sources.setdefault(str(size), (position, dim))
         return sources
 
+    def unbacked_sources(self) -> dict[Value, list[tuple[str, int]]]:
+        """Symbols that no input has: per value that a node makes, their names and dimensions."""
+        known = set(self.symbol_sources())
+        found: dict[Value, list[tuple[str, int]]] = {}
+        for node in self.nodes:
+            for value in node.results:
+                if isinstance(value.type, TensorMeta):
+                    for dim, size in enumerate(value.type.shape):
+                        name = str(size)
+                        if isinstance(size, Expr) and name not in known and name in _names(size):
+                            known.add(name)
+                            found.setdefault(value, []).append((name, dim))
+        return found
+
     def users(self) -> dict[Value, list[Node]]:
         """The nodes that read each value, in order, each once."""
         users: dict[Value, list[Node]] = {v: [] for v in self.inputs}

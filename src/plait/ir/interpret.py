@@ -37,6 +37,7 @@ def run(
     evaluate = evaluate or _evaluate
     env: dict[Value, Any] = dict(zip(graph.inputs, inputs, strict=True))
     dead = _last_uses(graph)
+    unbacked = graph.unbacked_sources()
 
     def read(item: Any) -> Any:
         if isinstance(item, Value):
@@ -56,6 +57,8 @@ def run(
                 results = (results,) if node.results else ()
             for value, result in zip(node.results, results, strict=True):
                 env[value] = result
+                for name, dim in unbacked.get(value, ()):
+                    symbols[name] = result.shape[dim]
             for value in dead.get(id(node), ()):
                 env.pop(value, None)
         return [map_values(item, read) for item in graph.outputs]

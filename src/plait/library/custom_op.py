@@ -22,6 +22,7 @@ from plait.library import fakes, gradient
 from plait.library.infer import infer_schema
 from plait.library.kernels import checked_kernel, place_of
 from plait.library.libraries import Library, caller_place
+from plait.ops.metadata import without_rule
 from plait.tensor.dtype import DType, float64
 from plait.tensor.tensor import Tensor
 
@@ -141,6 +142,7 @@ class CustomOpDef:
         self.op.fake_rule = fakes.trivial_rule(self.op)
         self._fake_place: str | None = None
         self._backward: gradient.GradientFormula | None = None
+        self.op.register(DispatchKey.META, self._on_metadata, calls_operators=True)
         self.register_kernel(device_types, body)
         _definitions[self.qualname] = self
         self.call = self.op.call
@@ -243,6 +245,13 @@ class CustomOpDef:
             self.op.invalidate()
 
     # ------------------------------------------------------------ shapes
+
+    def _on_metadata(self, *args: Any, **kwargs: Any) -> Any:
+        """The kernel for meta tensors: the shape function."""
+        rule = self.op.fake_rule
+        if rule is None:
+            raise without_rule(self.op)
+        return rule(*args, **kwargs)
 
     def register_fake(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Set the shape function: ``fn(*args)`` returns tensors of the results' shape and dtype.

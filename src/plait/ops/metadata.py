@@ -11,7 +11,6 @@ from typing import Any
 
 from plait.base.errors import DataDependentError, MissingKernel
 from plait.dispatch.dispatcher import register_fallback
-from plait.dispatch.entry import below_autograd
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.operator import Overload
 from plait.dispatch.python_key import tensors_in
@@ -19,7 +18,7 @@ from plait.dispatch.tags import Tag
 from plait.tensor.layout import Layout, TensorMeta
 from plait.tensor.tensor import Tensor, make_fake
 
-__all__ = ["run_on_metadata"]
+__all__ = ["run_on_metadata", "without_rule"]
 
 
 def run_on_metadata(
@@ -33,7 +32,7 @@ def run_on_metadata(
     if op.view_rule is not None:
         return _view(op, args, kwargs, cls)
     if op.shape_rule is None:
-        raise _without_rule(op)
+        raise without_rule(op)
     metas = op.shape_rule(*args, **kwargs)
     if op.schema.is_mutable:
         return _written(op, args, kwargs)
@@ -42,7 +41,7 @@ def run_on_metadata(
     return tuple([make_fake(m, cls=cls) for m in metas])
 
 
-def _without_rule(op: Overload) -> Exception:
+def without_rule(op: Overload) -> Exception:
     """Why an operator without a shape rule cannot run on metadata."""
     if Tag.DYNAMIC_OUTPUT_SHAPE in op.tags:
         return DataDependentError(
@@ -50,7 +49,8 @@ def _without_rule(op: Overload) -> Exception:
             "expected a fake that allocates a size with new_dynamic_size()."
         )
     return MissingKernel(
-        f"{op.qualname}: has no shape rule, so it cannot run on metadata; give it one (a fake)."
+        f"{op.qualname}: has no shape rule, so it cannot run on metadata; give it "
+        "one (for a user's operator: register_fake)."
     )
 
 
@@ -80,8 +80,6 @@ def _view_of(source: Tensor, layout: Layout, cls: type[Tensor]) -> Tensor:
 
 def _meta_kernel(op: Overload, lower: int) -> Callable[..., Any] | None:
     """The kernel of ``op`` for tensors on the meta device."""
-    if op.fake_rule is not None:
-        return below_autograd(op.fake_rule)
     if op.shape_rule is None:
         return None
 

@@ -22,6 +22,7 @@ from plait.base.errors import (
 )
 from plait.dispatch.extract import CONVERTERS
 from plait.dispatch.keyset import CPU_TENSOR_KEYS, META_TENSOR_KEYS
+from plait.dispatch.state import tls
 from plait.tensor import device as devices
 from plait.tensor import dlpack
 from plait.tensor.device import CPU, Device

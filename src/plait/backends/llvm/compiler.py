@@ -251,6 +251,7 @@ class _Segmented:
         self.graph = graph
         self.steps: list[tuple[Callable[..., Any], Segment]] = []
         self.programs: list[Program] = []
+        self.unbacked = graph.unbacked_sources()
         for segment in segments:
             run: Callable[..., Any] = segment.run_eagerly
             if segment.graph is not None:
@@ -269,7 +270,12 @@ class _Segmented:
         for run, segment in self.steps:
             arguments = [values[value] for value in segment.inputs]
             arguments += [symbols[name] for name in segment.symbols]
-            values.update(zip(segment.outputs, run(*arguments)))
+            results = run(*arguments)
+            values.update(zip(segment.outputs, results))
+            if self.unbacked and segment.node is not None:
+                for value, result in zip(segment.outputs, results):
+                    for name, dim in self.unbacked.get(value, ()):
+                        symbols[name] = result.shape[dim]
         return [self._output(item, values, symbols) for item in self.graph.outputs]
 
     def _output(self, item: Any, values: Mapping[Value, Any], symbols: Mapping[str, int]) -> Any:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from plait.autograd.grad_mode import no_grad
 from plait.ir.descriptors import PlainAOTInput, PlainAOTOutput
+from plait.ir.effects import is_impure
 from plait.ir.graph import Graph, IntType, Node, Value, map_values
 from plait.symbolic.expr import Expr, symbol
 
@@ -39,7 +41,10 @@ class Segment:
 
         args = map_values(node.args, known)
         kwargs = {name: map_values(item, known) for name, item in node.kwargs.items()}
-        result = node.op(*args, **kwargs)
+        with no_grad():
+            result = node.op(*args, **kwargs)
+        if result is None:
+            return []
         return list(result) if isinstance(result, tuple | list) else [result]
 
 
@@ -48,20 +53,28 @@ def split(graph: Graph, eager: set[Node]) -> list[Segment]:
     levels = _levels(graph, eager)
     needed = _last_level(graph, eager, levels)
     segments: list[Segment] = []
+    known, unbacked = list(graph.symbol_sources()), graph.unbacked_sources()
     for level in range(max(levels.values(), default=0) + 1):
         nodes = [n for n in graph.nodes if levels[n] == level]
         compiled = [n for n in nodes if n not in eager]
         if compiled:
-            segments.append(_compiled(graph, compiled, level, needed))
-        segments.extend(_eager(graph, n) for n in nodes if n in eager)
+            segments.append(_compiled(graph, compiled, level, needed, list(known)))
+        for node in nodes:
+            if node in eager:
+                segments.append(_eager(node, list(known)))
+                known += [name for v in node.results for name, _ in unbacked.get(v, ())]
     return segments
 
 
 def _levels(graph: Graph, eager: set[Node]) -> dict[Node, int]:
     """How many eager calls precede a node on the longest path, its own not counted."""
     levels: dict[Node, int] = {}
+    effect: Node | None = None  # calls with an effect keep their order
     for node in graph.nodes:
         before = [v.producer for v in node.inputs() if v.producer is not None]
+        if is_impure(node.op):
+            before += [effect] if effect is not None else []
+            effect = node
         levels[node] = max((levels[p] + (p in eager) for p in before), default=0)
     return levels
 
@@ -79,27 +92,23 @@ def _last_level(graph: Graph, eager: set[Node], levels: dict[Node, int]) -> dict
     return last
 
 
-def _compiled(graph: Graph, nodes: list[Node], level: int, needed: dict[Value, float]) -> Segment:
+def _compiled(
+    graph: Graph, nodes: list[Node], level: int, needed: dict[Value, float], names: list[str]
+) -> Segment:
     part = Graph(f"{graph.name}_{level}")
     part.nodes = nodes
     made = {value for node in nodes for value in node.results}
     inputs = list(dict.fromkeys(v for n in nodes for v in n.inputs() if v not in made))
     outputs = [v for n in nodes for v in n.results if needed.get(v, -1) > level]
-    names = _symbols(graph)
     part.inputs = [*inputs, *(_integer(name, k) for k, name in enumerate(names))]
     part.outputs = list(outputs)
     part.output_descs = [PlainAOTOutput(k) for k in range(len(outputs))]
     return Segment(inputs, names, outputs, graph=part)
 
 
-def _eager(graph: Graph, node: Node) -> Segment:
+def _eager(node: Node, names: list[str]) -> Segment:
     inputs = list(dict.fromkeys(node.inputs()))
-    return Segment(inputs, _symbols(graph), list(node.results), node=node)
-
-
-def _symbols(graph: Graph) -> list[str]:
-    """Size symbols of the whole graph that are not integer inputs already read by name."""
-    return list(graph.symbol_sources())
+    return Segment(inputs, names, list(node.results), node=node)
 
 
 def _integer(name: str, position: int) -> Value:
