@@ -4,7 +4,8 @@ Every comparison of symbolic sizes that the trace makes is answered from the siz
 and remembered as a guard. Sizes 0 and 1 are never symbolic.
 
 Note [Sizes that depend on data]. A size that only a kernel will tell (`new_unbacked`) has no
-example value. What follows from its bounds is answered from them. Whether it is 0 or 1 is answered "no":
+example value. What follows from its bounds is answered from them. Whether it is 0 or 1 is answered
+"no":
 those are asked for broadcasting and contiguity, where the general case is right for any size. Any
 other question is an error at the user's line. Each pass over the program (capture, then the joint
 trace) meets the same calls in the same order, and gets the same symbols.
