@@ -170,15 +170,21 @@ def does(name: str, work: str) -> bool:
 
 
 def environment(threads: int, scratch: str) -> dict[str, str]:
-    """The environment of a measuring process: equal threads for all, caches of its own."""
+    """The environment of a measuring process: equal threads for all, caches of its own.
+
+    Python keeps its bytecode, as it does of installed packages.
+    """
     count = str(threads)
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **inherited,
         "OMP_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "NUMBA_NUM_THREADS": count,
         "PLAIT_NUM_THREADS": count,
         "XDG_CACHE_HOME": scratch,
+        "PLAIT_CACHE": "1",
+        "PLAIT_CACHE_DIR": os.path.join(scratch, "plait"),
         "TORCHINDUCTOR_CACHE_DIR": os.path.join(scratch, "inductor"),
     }

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import measure, report, run, systems
-from benchmarks.workloads import calls, kernels, products, science, starts, training
+from benchmarks.workloads import calls, gpt, kernels, products, science, starts, training
 
 GROUPS = {
     "kernels": kernels,
@@ -68,12 +68,32 @@ def test_table_has_ratios_to_the_base():
 
 
 def test_programs_of_the_start_works_are_python():
-    for program, names in starts.WORKS.values():
-        for name in names:
-            text = program.format(system=name, threads=1, package=systems.SYSTEMS[name].package)
+    for start in starts.WORKS.values():
+        for name in start.systems:
+            text = start.program.format(
+                system=name, threads=1, package=systems.SYSTEMS[name].package
+            )
             compile(text, "program", "exec")
 
 
 def test_import_of_plait_is_measured():
-    program, _ = starts.WORKS["import"]
-    assert 0 < run.run_once(program, "plait_eager", 1) < 10
+    assert 0 < run.run_once(starts.WORKS["import"].program, "plait_eager", 1) < 10
+
+
+def test_the_first_call_of_a_gpt_is_measured_with_and_without_a_cache():
+    for work in ("GPT first call, no cache", "GPT first call, from cache"):
+        found = run.best_starts(starts.WORKS[work], ["plait_compiled"], 1, 1)
+        assert 0 < found["plait_compiled"] < 60
+
+
+@pytest.mark.parametrize("system", ["plait_compiled", "torch_eager"])
+def test_the_gpt_is_computed_rightly(system):
+    if missing := systems.missing_package(system):
+        pytest.skip(f"{missing} is not installed")
+    made = systems.SYSTEMS[system](1)
+    assert gpt.check(made, gpt.prepare(made)()) < 1e-4
+
+
+def test_caches_of_measuring_processes_are_their_own(monkeypatch):
+    monkeypatch.setenv("PLAIT_CACHE_DIR", "/home/me/plait")
+    assert systems.environment(1, "/scratch")["PLAIT_CACHE_DIR"] == "/scratch/plait"
