@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from plait.backends.llvm.attention import Attended, attended, place_attention
 from plait.backends.llvm.batching import runs
 from plait.backends.llvm.build import BuiltKernel, build_kernel
 from plait.backends.llvm.groups import Group
@@ -19,6 +20,7 @@ from plait.backends.llvm.loop.kernel import Kernel
 from plait.backends.llvm.lowering.stage import Stage
 from plait.backends.llvm.plan import (
     ArenaRef,
+    Attention,
     Binding,
     Gemm,
     InputRef,
@@ -56,7 +58,7 @@ class Assembled:
     """A plan, and what each kernel of it computes."""
 
     plan: Plan
-    built: tuple[BuiltKernel | Gemm, ...]
+    built: tuple[BuiltKernel | Gemm | Attention, ...]
 
 
 def assemble(schedule: Schedule, interface: Interface) -> Assembled:
@@ -65,15 +67,15 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
     batches = runs(schedule.groups, [_can_join(part) for part in parts])
     bindings = _Bindings(interface, parts, batches, schedule.reuse.taken)
     steps: list[Step] = []
-    built: list[BuiltKernel | Gemm] = []
+    built: list[BuiltKernel | Gemm | Attention] = []
     for part in parts:
         if isinstance(part, BuiltKernel):
             steps.append(bindings.kernel(part))
             built.append(part)
         else:
-            product = bindings.gemm(part)
-            steps.append(product)
-            built.append(product)
+            step = bindings.gemm(part) if isinstance(part, _Product) else bindings.attention(part)
+            steps.append(step)
+            built.append(step)
     plan = Plan(
         interface.name,
         interface.inputs,
@@ -96,7 +98,12 @@ class _Product:
     result: tuple[Expr, ...]
 
 
-def _build(group: Group, schedule: Schedule) -> BuiltKernel | _Product:
+_Part = BuiltKernel | _Product | Attended
+
+
+def _build(group: Group, schedule: Schedule) -> _Part:
+    if group.units[0].kind == "attention":
+        return attended(group.units[0].stage, schedule.realised, schedule.stored)
     if group.units[0].kind != "gemm":
         return build_kernel(group, schedule)
     stage = group.units[0].stage
@@ -106,7 +113,7 @@ def _build(group: Group, schedule: Schedule) -> BuiltKernel | _Product:
     return _Product(stage, layout.batch, operands, layout.result)
 
 
-def _lengthless(parts: list[BuiltKernel | _Product]) -> list[BuiltKernel | _Product]:
+def _lengthless(parts: list[_Part]) -> list[_Part]:
     """Kernels that differ in their length only become one, which takes the length."""
     forms: dict[int, tuple[Kernel, Expr]] = {}
     lengths: dict[Kernel, set[Expr]] = {}
@@ -124,7 +131,7 @@ def _lengthless(parts: list[BuiltKernel | _Product]) -> list[BuiltKernel | _Prod
     return result
 
 
-def _can_join(part: BuiltKernel | _Product) -> bool:
+def _can_join(part: _Part) -> bool:
     """Whether a step may be part of a batch."""
     return (
         isinstance(part, BuiltKernel)
@@ -134,9 +141,11 @@ def _can_join(part: BuiltKernel | _Product) -> bool:
     )
 
 
-def _touched(part: BuiltKernel | _Product) -> list[Stage]:
+def _touched(part: _Part) -> list[Stage]:
     if isinstance(part, BuiltKernel):
         return list(part.buffers)
+    if isinstance(part, Attended):
+        return part.touched
     return [part.stage, *(root for root, _, _ in part.operands)]
 
 
@@ -146,7 +155,7 @@ class _Bindings:
     def __init__(
         self,
         interface: Interface,
-        parts: Sequence[BuiltKernel | _Product],
+        parts: Sequence[_Part],
         batches: Sequence[tuple[int, int]],
         reused: Mapping[Stage, Stage],
     ) -> None:
@@ -200,14 +209,20 @@ class _Bindings:
             name=stage.name,
         )
 
-    def _operand(self, layout: Layout, shape: tuple[Expr, ...]) -> Operand:
-        root, strides, offset = layout
+    def attention(self, part: Attended) -> Attention:
+        """Bound attention."""
+        return place_attention(part, lambda layout: self._moved(layout[0], layout[2]))
+
+    def _moved(self, root: Stage, offset: Expr) -> Binding:
+        """Where element `offset` of a stored stage is."""
         place = self.places[root]
         if isinstance(place, ArenaRef):
             itemsize = NUMPY_DTYPES[root.dtype].itemsize
-            place = ArenaRef(place.offset + offset * itemsize)
-        else:
-            place = place._replace(offset=place.offset + offset)
+            return ArenaRef(place.offset + offset * itemsize)
+        return place._replace(offset=place.offset + offset)
+
+    def _operand(self, layout: Layout, shape: tuple[Expr, ...]) -> Operand:
+        root, strides, offset = layout
         matrix = blas_strides(strides, shape)
         assert matrix is not None
-        return Operand(place, *matrix, strides[:-2])
+        return Operand(self._moved(root, offset), *matrix, strides[:-2])

@@ -75,6 +75,6 @@ def _close(found: list[tuple[int, int]], start: int, stop: int) -> None:
 def _is_small(group: Group) -> bool:
     sizes = [as_int(unit.space) for unit in group.units]
     kinds = {unit.kind for unit in group.units}
-    return kinds.isdisjoint(("gemm", "scatter")) and all(
+    return kinds.isdisjoint(("gemm", "scatter", "attention")) and all(
         size is not None and size <= SMALL for size in sizes
     )

@@ -51,6 +51,8 @@ def boundaries(groups: Sequence[Group]) -> list[Boundary]:
 
 
 def _reason(early: Group, late: Group, shared: Stage) -> str:
+    if late.units[0].kind == "attention":
+        return f"attention reads {shared.name}"
     if late.units[0].kind == "gemm":
         return f"a matrix product reads {shared.name}"
     if early.units[0].kind == "gemm" and shared is early.units[0].target:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from plait.backends.llvm.assemble import Assembled, Interface, assemble
+from plait.backends.llvm.attention import describe
 from plait.backends.llvm.boundaries import boundaries
 from plait.backends.llvm.build import BuiltKernel
 from plait.backends.llvm.decompose import Lowered, lower_graph
@@ -20,7 +21,15 @@ from plait.backends.llvm.groups import Group
 from plait.backends.llvm.input_memory import InputMemory
 from plait.backends.llvm.loop.printer import print_kernel
 from plait.backends.llvm.lowering.context import meta_of, sizes
-from plait.backends.llvm.plan import Check, Gemm, InputSpec, KernelCall, Plan, SymbolSource
+from plait.backends.llvm.plan import (
+    Attention,
+    Check,
+    Gemm,
+    InputSpec,
+    KernelCall,
+    Plan,
+    SymbolSource,
+)
 from plait.backends.llvm.results import Results, make_runner
 from plait.backends.llvm.schedule import Schedule, schedule
 from plait.backends.llvm.segments import Segment, split
@@ -171,7 +180,10 @@ class Program:
             whole[start:stop] = [joined(whole[start:stop])]
         return whole
 
-    def _info(self, part: BuiltKernel | Gemm, group: Group) -> KernelInfo:
+    def _info(self, part: BuiltKernel | Gemm | Attention, group: Group) -> KernelInfo:
+        if isinstance(part, Attention):
+            op = group.units[0].stage.op
+            return KernelInfo(part.name, "attention", (op,), (part.name,), (describe(part),))
         if isinstance(part, Gemm):
             return KernelInfo(part.name, "gemm", ("gemm",), (part.name,), ("a matrix product",))
         targets = {unit.target for unit in group.units}
@@ -184,6 +196,8 @@ class Program:
         for step in self.plan.steps:
             if isinstance(step, KernelCall):
                 lines.append(f"# {', '.join(step.fused)}\n{print_kernel(step.kernel)}")
+            elif isinstance(step, Attention):
+                lines.append(f"# {step.name}\n{describe(step)}\n")
             else:
                 sizes_ = f"{step.m} x {step.n} x {step.k}"
                 batch = f" (batch {', '.join(map(str, step.batch))})" if step.batch else ""

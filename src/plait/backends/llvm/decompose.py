@@ -11,6 +11,7 @@ from typing import Any
 from plait.backends.llvm.expand import UnknownSize, expand
 from plait.backends.llvm.loop.indexing import dense_or_contiguous
 from plait.backends.llvm.lowering import (
+    attention,
     creation,
     indexing,
     matmul,
@@ -23,6 +24,7 @@ from plait.backends.llvm.lowering import (
 from plait.backends.llvm.lowering.context import (
     RULES,
     Context,
+    Decomposed,
     Rule,
     Unsupported,
     meta_of,
@@ -35,7 +37,7 @@ from plait.tensor.layout import TensorMeta
 
 __all__ = ["FAMILIES", "Lowered", "lower_graph", "rule_for"]
 
-FAMILIES = (creation, indexing, matmul, normalize, pointwise, random, reduction, view)
+FAMILIES = (attention, creation, indexing, matmul, normalize, pointwise, random, reduction, view)
 
 
 @dataclass(slots=True)
@@ -96,7 +98,11 @@ def _lower_node(node: Node, lowered: Lowered) -> None:
     args = map_values(node.args, stage_of)
     kwargs = {name: map_values(item, stage_of) for name, item in node.kwargs.items()}
     kwargs = {name: item for name, item in kwargs.items() if name not in _IGNORED}
-    results = rule(Context(node), *args, **kwargs)
+    try:
+        results = rule(Context(node), *args, **kwargs)
+    except Decomposed:
+        _lower_decomposed(node, lowered)
+        return
     results = results if isinstance(results, tuple) else (results,)
     lowered.stages.update(zip(node.results, results, strict=True))
 

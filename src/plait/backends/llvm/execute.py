@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from plait.backends.llvm.attention_reference import attend, attend_backward
 from plait.backends.llvm.loop.interpret import NUMPY_DTYPES, CheckFailed, interpret
 from plait.backends.llvm.plan import (
+    ATTENTION_MASK,
     ArenaRef,
+    Attention,
     Binding,
     Check,
     Gemm,
@@ -66,6 +69,8 @@ class _Call:
         for step in self.plan.steps:
             if isinstance(step, Gemm):
                 self.product(step)
+            elif isinstance(step, Attention):
+                self.attention(step)
             else:
                 try:
                     self.kernel(step)
@@ -104,6 +109,20 @@ class _Call:
         c = self.matrix(step.c, step.dtype, (*batch, m, n))
         result = step.alpha * np.matmul(a, b)
         c[...] = result + step.beta * c if step.beta else result
+
+    def attention(self, step: Attention) -> None:
+        """Attention of all heads, or its derivatives."""
+        sizes = [self.size(size) for size in (step.batch, step.heads, step.queries, step.keys)]
+        arrays: list[Array | None] = []
+        for tensor, shape in zip(step.tensors, step.shapes(*sizes), strict=True):
+            if tensor is None:
+                arrays.append(None)
+                continue
+            dtype = "i1" if len(arrays) == ATTENTION_MASK and step.form.mask == "i1" else ""
+            memory = self.memory(tensor.buffer, dtype or step.form.dtype)
+            steps = [self.size(stride) * memory.itemsize for stride in tensor.strides]
+            arrays.append(np.lib.stride_tricks.as_strided(memory, shape, steps))
+        (attend_backward if step.form.backward else attend)(step.form, arrays)
 
     def matrix(self, operand: Operand, dtype: str, shape: tuple[int, ...]) -> Array:
         """An operand as a strided array."""

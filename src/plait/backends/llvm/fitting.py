@@ -52,6 +52,8 @@ def _special(units: list[Unit]) -> str | None:
     for unit in units:
         if unit.kind == "gemm":
             return f"{unit.stage.name} is a matrix product"
+        if unit.kind == "attention":
+            return f"{unit.stage.name} is attention"
         if unit.kind == "scatter":
             return f"{unit.target.name} is written at computed places, which may meet"
     return None

@@ -17,7 +17,7 @@ from plait.symbolic.expr import Expr, product
 
 __all__ = ["Group", "Unit", "UnitKind"]
 
-UnitKind = Literal["map", "row", "column", "scatter", "gemm"]
+UnitKind = Literal["map", "row", "column", "scatter", "gemm", "attention"]
 
 
 @dataclass(eq=False, slots=True)

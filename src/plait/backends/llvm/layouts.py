@@ -13,7 +13,14 @@ from plait.backends.llvm.loop.terms import Axis
 from plait.backends.llvm.lowering.stage import Index, Stage
 from plait.symbolic.expr import Const, Expr, FloorDiv, Mod, const, ge
 
-__all__ = ["Layout", "ProductLayout", "blas_strides", "linear_layout", "product_layout"]
+__all__ = [
+    "Layout",
+    "ProductLayout",
+    "attention_layouts",
+    "blas_strides",
+    "linear_layout",
+    "product_layout",
+]
 
 Layout = tuple[Stage, tuple[Expr, ...], Expr]
 """(stored stage, stride of every dimension, offset), in elements."""
@@ -137,6 +144,26 @@ def product_layout(stage: Stage, stored: Collection[Stage]) -> ProductLayout:
     strides = strides_of(*own)
     assert strides is not None
     return ProductLayout(_split_sizes(batch, parts), tuple(operands), strides[0])
+
+
+def attention_layouts(stage: Stage, stored: Collection[Stage]) -> tuple[Layout | None, ...]:
+    """How an attention stage can read its operands in place; None: one must be copied first.
+
+    Rows of numbers must be dense; masks and logarithms may have any strides.
+    """
+    assert stage.attention is not None
+    mask = 3 if stage.attention.has_mask else None
+    logs = len(stage.inputs) - 1 if stage.attention.backward else None
+    layouts: list[Layout | None] = []
+    for number, operand in enumerate(stage.inputs):
+        root, position = position_in_root(operand, stored, through_copies=True)
+        found = strides_of(position, axis_symbols(operand.shape))
+        is_dense = found is not None and (found[0][-1] is ONE or operand.shape[-1] is ONE)
+        if found is None or not (is_dense or number in (mask, logs)):
+            layouts.append(None)
+        else:
+            layouts.append((root, *found))
+    return tuple(layouts)
 
 
 def _own_position(stage: Stage) -> Expr:

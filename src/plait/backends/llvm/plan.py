@@ -17,7 +17,11 @@ from plait.backends.llvm.loop.kernel import Kernel
 from plait.symbolic.expr import Expr, as_int, const
 
 __all__ = [
+    "ATTENTION_MASK",
+    "FEW",
     "ArenaRef",
+    "Attention",
+    "AttentionForm",
     "Binding",
     "Check",
     "Gemm",
@@ -30,6 +34,7 @@ __all__ = [
     "OutputSpec",
     "Plan",
     "Step",
+    "Strided",
     "SymbolSource",
     "place_temporaries",
 ]
@@ -139,7 +144,84 @@ class Gemm:
     name: str = ""
 
 
-Step: TypeAlias = KernelCall | Gemm
+ATTENTION_MASK = 3
+"""Where the mask stands among the tensors of attention."""
+FEW = 4
+"""Queries of a head up to which they are taken one by one."""
+
+
+class Strided(NamedTuple):
+    """A tensor inside a buffer; strides in elements."""
+
+    buffer: Binding
+    strides: tuple[Expr, ...]
+
+
+class AttentionForm(NamedTuple):
+    """What machine code for attention depends on; sizes and strides are told when it runs."""
+
+    backward: bool
+    dtype: str
+    width: int
+    """Numbers of one query, key or value."""
+    scale: float
+    is_causal: bool
+    mask: str
+    """Element type of the mask: "i1" (true takes part) or a number to add; "" for none."""
+    mask_by_query: bool
+    """Whether the mask differs between queries (its stride is not known to be 0)."""
+    mask_is_dense: bool
+    """Whether the mask's stride from key to key is 1."""
+    few: bool | None
+    """Whether there are few queries, to be taken one by one; None where sizes will tell."""
+    wanted: tuple[bool, ...]
+    """Which results are stored."""
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Queries of a block, and keys of a tile: what is held of the scores at once."""
+        return (64, 48) if self.backward else (128, 96)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """softmax(query key^T scale + mask) value for every head, or its derivatives.
+
+    Tensors are [batch, head, query or key, number], the last stride 1. In order: query, key, value,
+    mask, then (forward) out, logsumexp, or (backward) grad_out, out, logsumexp, grad_query,
+    grad_key, grad_value. None: no mask, or a result that nobody reads. A row whose keys are all
+    masked gives zeros, and 0 as logsumexp.
+    """
+
+    form: AttentionForm
+    batch: Expr
+    heads: Expr
+    queries: Expr
+    keys: Expr
+    tensors: tuple[Strided | None, ...]
+    name: str = ""
+
+    def shapes(self, b: int, h: int, length: int, keys: int) -> list[tuple[int, ...]]:
+        """The shapes of the tensors for these sizes."""
+        width = self.form.width
+        query, key = (b, h, length, width), (b, h, keys, width)
+        first = [query, key, key, (b, h, length, keys)]
+        if not self.form.backward:
+            return [*first, query, (b, h, length)]
+        return [*first, query, query, (b, h, length), query, key, key]
+
+    @property
+    def sizes(self) -> tuple[Expr, ...]:
+        """What the code is told: four sizes, then the outer strides of every tensor present."""
+        outer: list[Expr] = [self.batch, self.heads, self.queries, self.keys]
+        for position, tensor in enumerate(self.tensors):
+            if tensor is not None:
+                is_mask = position == ATTENTION_MASK
+                outer += tensor.strides if is_mask else tensor.strides[:3]
+        return tuple(outer)
+
+
+Step: TypeAlias = KernelCall | Gemm | Attention
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class _Decision:
 
     def _why_not(self, result: Stage, place: Stage) -> str | None:
         """Why `result` cannot be written over `place`; None: it can, and the order is now kept."""
+        if result not in self.makers:
+            return f"{result.name} is one of several results of one step"
         group, unit = self.makers[result]
         if unit.piece is not None:
             return f"{result.name} is written piece by piece"

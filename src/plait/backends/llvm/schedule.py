@@ -16,7 +16,7 @@ from plait.backends.llvm.batching import arrange
 from plait.backends.llvm.evaluate import Evaluator
 from plait.backends.llvm.fitting import why_apart
 from plait.backends.llvm.groups import Group, Unit, UnitKind
-from plait.backends.llvm.layouts import position_in_root, product_layout
+from plait.backends.llvm.layouts import attention_layouts, position_in_root, product_layout
 from plait.backends.llvm.loop.builder import DynamicIndex
 from plait.backends.llvm.loop.indexing import ONE, ZERO, dense_or_contiguous, flatten
 from plait.backends.llvm.loop.terms import Axis
@@ -107,8 +107,16 @@ class _Storage:
         return users
 
     def _mandatory(self, stage: Stage) -> None:
-        if stage.kind in ("reduce", "gemm", "assemble"):
+        if stage.kind in ("reduce", "gemm", "assemble", "attention", "result"):
             self.realise(stage, f"a {stage.kind}")
+        if stage.kind == "attention":
+            layouts = attention_layouts(stage, self.realised)
+            stage.inputs = tuple(
+                self._copied(operand)
+                if found is None
+                else self._in_place(operand, found[0], "attention")
+                for operand, found in zip(stage.inputs, layouts)
+            )
         if stage.kind == "gemm":
             layout = product_layout(stage, self.realised)
             stage.inputs = tuple(
@@ -116,8 +124,8 @@ class _Storage:
                 for operand, found in zip(stage.inputs, layout.operands)
             )
 
-    def _in_place(self, operand: Stage, root: Stage) -> Stage:
-        self.realise(root, "read by a matrix product")
+    def _in_place(self, operand: Stage, root: Stage, reader: str = "a matrix product") -> Stage:
+        self.realise(root, f"read by {reader}")
         return operand
 
     def _copied(self, operand: Stage) -> Stage:
@@ -154,7 +162,7 @@ class _Storage:
         return (
             stage.is_copy
             and stage not in self.realised
-            and all(user.kind == "gemm" for user in self.users[stage])
+            and all(user.kind in ("gemm", "attention") for user in self.users[stage])
         )
 
     def _depth(self, below: list[Stage]) -> int:
@@ -194,8 +202,11 @@ class _Scheduler:
 
     def units_of(self, stage: Stage) -> list[Unit]:
         """The units that write the buffer of a realised stage."""
-        if stage.kind == "gemm":
-            unit = Unit(stage, stage, "gemm")
+        if stage.kind == "result":
+            self.home[stage] = self.home[stage.inputs[0]]
+            return []
+        if stage.kind in ("gemm", "attention"):
+            unit = Unit(stage, stage, "gemm" if stage.kind == "gemm" else "attention")
             for operand in stage.inputs:
                 root, _ = position_in_root(operand, self.storage.realised, through_copies=True)
                 unit.reads.setdefault(root, [None])

@@ -15,17 +15,18 @@ from typing import Any
 
 from plait.backends.llvm.loop.kernel import Kernel
 from plait.backends.llvm.loop.terms import Term, constant_key, walk
-from plait.backends.llvm.plan import Check, Plan
+from plait.backends.llvm.plan import AttentionForm, Check, Plan
 from plait.base.hashing import canonical_text
 from plait.symbolic.expr import Expr
 from plait.symbolic.nodes import Symbol
 
-__all__ = ["digest", "kernel_text", "plan_text"]
+__all__ = ["digest", "form_text", "kernel_text", "plan_text"]
 
 IGNORED = {
     "Kernel": ("name",),
     "KernelCall": ("name", "fused"),
     "Gemm": ("name",),
+    "Attention": ("name",),
     "OutputSpec": ("name",),
     "Plan": ("notes",),
 }
@@ -43,6 +44,11 @@ def kernel_text(kernel: Kernel) -> str:
     lines = [writer.define(number, term) for number, term in enumerate(walk(*kernel.roots()))]
     lines.append(writer.record(kernel))
     return "\n".join((*lines, *writer.bounds()))
+
+
+def form_text(form: AttentionForm) -> str:
+    """What code for attention is made for."""
+    return _Writer(str).record(form)
 
 
 def plan_text(plan: Plan, name_of: Callable[[Kernel], str]) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "RULES",
     "SHORT",
     "Context",
+    "Decomposed",
     "Rule",
     "Unsupported",
     "broadcast",
@@ -50,6 +51,10 @@ SHORT: dict[str, str] = {
 
 class Unsupported(Exception):
     """This call cannot be lowered; the text says why."""
+
+
+class Decomposed(Exception):
+    """This call is lowered by its decomposition."""
 
 
 RULES: dict[str, Rule] = {}

@@ -12,6 +12,8 @@ operators.
 | reduce | `inputs[0]` reduced over `dims` (removed from the shape) |
 | gemm | batched matrix product of `inputs[0]` and `inputs[1]` |
 | assemble | a buffer written piece by piece (cat, scatter) |
+| attention | `inputs` as one step; this is its first result |
+| result | another result of the attention stage `inputs[0]` |
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from plait.symbolic.expr import Expr, product
 
 __all__ = [
     "DEAR",
+    "AttentionCall",
     "Body",
     "Index",
     "NotIndexable",
@@ -41,7 +44,7 @@ Shape = tuple[Expr, ...]
 # Every entry is an Expr, or a DynamicIndex, on which arithmetic fails: such an index can only be
 # passed on (see NotIndexable). Any, so that index arithmetic reads plainly.
 Index: TypeAlias = tuple[Any, ...]
-Kind = Literal["input", "map", "view", "reduce", "gemm", "assemble"]
+Kind = Literal["input", "map", "view", "reduce", "gemm", "assemble", "attention", "result"]
 
 DEAR = 8  # cost of a transcendental function, where an addition is 1
 
@@ -78,6 +81,17 @@ class Piece(NamedTuple):
     """Stages that `place` reads."""
 
 
+class AttentionCall(NamedTuple):
+    """What an attention stage is, beside its inputs: query, key, value, the mask if there is one,
+    and (backward) grad_out, out, logsumexp.
+    """
+
+    backward: bool
+    scale: float
+    is_causal: bool
+    has_mask: bool
+
+
 class Stage:
     """One value. `strides` are those it gets when it is stored (dense).
 
@@ -85,6 +99,7 @@ class Stage:
     """
 
     __slots__ = (
+        "attention",
         "body",
         "cost",
         "dims",
@@ -98,6 +113,7 @@ class Stage:
         "ragged",
         "reduction",
         "remap",
+        "result",
         "shape",
         "strides",
     )
@@ -129,6 +145,9 @@ class Stage:
         self.ragged: tuple[int, Callable[[Index], Expr]] | None = None
         self.pieces: tuple[Piece, ...] = ()
         self.is_copy = False
+        self.attention: AttentionCall | None = None
+        self.result = 0
+        """Which result of its attention stage this is."""
 
     @property
     def numel(self) -> Expr:

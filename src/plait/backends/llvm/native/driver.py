@@ -7,13 +7,16 @@ Must not know how kernels compute.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 
 from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
+from plait.backends.llvm.native.attention_code import CompiledAttention
 from plait.backends.llvm.native.blas import Blas
 from plait.backends.llvm.native.emit import KERNEL_TYPE
+from plait.backends.llvm.native.emit_attention import attention_items, attention_work
 from plait.backends.llvm.native.emit_gemm import emit_gemm, gemm_items
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar
 from plait.backends.llvm.native.kernels import CompiledKernel
@@ -22,7 +25,9 @@ from plait.backends.llvm.native.tabled import Tabled, known_work
 from plait.backends.llvm.native.tables import SIGNATURES as TABLE_SIGNATURES
 from plait.backends.llvm.native.vector import BITS, Space
 from plait.backends.llvm.plan import (
+    ATTENTION_MASK,
     ArenaRef,
+    Attention,
     Binding,
     Gemm,
     InputRef,
@@ -72,7 +77,11 @@ class Driver:
     """Emits the entry of one plan into a module."""
 
     def __init__(
-        self, module: Any, plan: Plan, codes: list[CompiledKernel | None], blas: Blas | None
+        self,
+        module: Any,
+        plan: Plan,
+        codes: Sequence[CompiledKernel | CompiledAttention | None],
+        blas: Blas | None,
     ) -> None:
         self.module = module
         self.plan = plan
@@ -252,6 +261,8 @@ class Driver:
                 stop = joined[number].emit()
             elif isinstance(step, KernelCall):
                 self._kernel(number, step)
+            elif isinstance(step, Attention):
+                self._attention(number, step)
             else:
                 self._gemm(number, step)
         builder.branch(self.failed)
@@ -311,7 +322,7 @@ class Driver:
 
     def _kernel(self, number: int, step: KernelCall) -> None:
         code = self.codes[number]
-        assert code is not None
+        assert isinstance(code, CompiledKernel)
         buffers = [
             self._pointer(b, parameter.dtype)
             for b, parameter in zip(step.buffers, step.kernel.buffers)
@@ -352,6 +363,24 @@ class Driver:
             with otherwise:
                 builder.call(function, [*args, I64(0), items])
 
+    def _attention(self, number: int, step: Attention) -> None:
+        code = self.codes[number]
+        assert isinstance(code, CompiledAttention)
+        buffers = [
+            NULL if tensor is None else self._pointer(tensor.buffer, self._dtype(step, position))
+            for position, tensor in enumerate(step.tensors)
+        ]
+        sizes = [self.size(size) for size in step.sizes]
+        function = self.module.globals.get(code.name)
+        if function is None:
+            function = ir.Function(self.module, KERNEL_TYPE, code.name)
+        args = (self.table(buffers, POINTER), self.table(sizes, I64), self.status)
+        items, work = self.size(attention_items(step)), self.size(attention_work(step))
+        self._launch(function, args, items, work, 1)
+
+    def _dtype(self, step: Attention, position: int) -> str:
+        return step.form.mask if position == ATTENTION_MASK else step.form.dtype
+
     def _gemm(self, number: int, step: Gemm) -> None:
         name = f"gemm{number}"
         function = emit_gemm(self.module, step, name, self.symbols, self.blas)
@@ -384,8 +413,10 @@ class Driver:
                 assert isinstance(step, Gemm)
                 _, work = gemm_items(step, self.frame)
                 work = builder.mul(work, I64(GEMM_WORK))
+            elif isinstance(step, Attention):
+                work = self.size(attention_work(step))
             else:
-                assert isinstance(step, KernelCall)
+                assert isinstance(step, KernelCall) and isinstance(code, CompiledKernel)
                 known = known_work(step, code)
                 if known is not None:
                     total_known += known

@@ -13,20 +13,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from plait.backends.llvm.loop.kernel import Kernel
 from plait.backends.llvm.native import pool, python_abi
 from plait.backends.llvm.native.arena import arena_functions
+from plait.backends.llvm.native.attention_code import (
+    CompiledAttention,
+    compile_attention,
+    emit_form,
+)
 from plait.backends.llvm.native.blas import Blas, find_blas, thread_guards
 from plait.backends.llvm.native.jit import assembly, new_module
 from plait.backends.llvm.native.kernels import CompiledKernel, compile_kernels
 from plait.backends.llvm.native.objects import Unit, load_units
 from plait.backends.llvm.native.status import failure_handler
 from plait.backends.llvm.native.tables import table_functions
-from plait.backends.llvm.plan import Check, Gemm, KernelCall, Plan
+from plait.backends.llvm.plan import Attention, Check, Gemm, KernelCall, Plan
 from plait.backends.llvm.structure import plan_text
 from plait.base.config import config
 from plait.base.errors import InvalidArgument, check
@@ -34,6 +39,7 @@ from plait.base.errors import InvalidArgument, check
 __all__ = ["CompiledEntry", "build_entry"]
 
 ENTRY = "plait_entry"
+Code: TypeAlias = CompiledKernel | CompiledAttention | None
 DRIVER_LEVEL = 0
 """A driver runs once a call: what it saves in optimising (6 ms) it never loses again."""
 
@@ -47,7 +53,7 @@ class CompiledEntry:
         self,
         plan: Plan,
         call: Callable[..., tuple[np.ndarray[Any, Any], ...]],
-        codes: list[CompiledKernel | None],
+        codes: list[Code],
         level: int,
     ) -> None:
         self.plan = plan
@@ -71,10 +77,16 @@ class CompiledEntry:
         for step, code in zip(self.plan.steps, self._codes):
             if isinstance(step, KernelCall) and code and code.name not in kernels.globals:
                 emit_kernel(kernels, step.kernel, code.name)
+        texts = [
+            emit_form(step.form, code.name)
+            for step, code in zip(self.plan.steps, self._codes)
+            if isinstance(step, Attention) and code
+        ]
         driver = _emit(self.plan, self._codes, find_blas())
         if kind == "llvm":
-            return f"{kernels}\n{driver}"
-        return assembly(kernels, config.opt_level) + assembly(driver, self._level)
+            return "\n".join(map(str, (kernels, *texts, driver)))
+        machine = [assembly(module, config.opt_level) for module in (kernels, *texts)]
+        return "".join((*machine, assembly(driver, self._level)))
 
     def __call__(self, *inputs: Any) -> tuple[np.ndarray[Any, Any], ...]:
         """Run the plan on arrays and ints in the order of its inputs; returns its outputs."""
@@ -85,9 +97,7 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
     """Compile a plan. A failed run-time check calls `raise_check`, whose exception the caller
     gets.
     """
-    kernels = [step.kernel for step in plan.steps if isinstance(step, KernelCall)]
-    compiled = iter(compile_kernels(kernels))
-    codes = [next(compiled) if isinstance(step, KernelCall) else None for step in plan.steps]
+    codes = _codes(plan)
     has_products = any(isinstance(step, Gemm) for step in plan.steps)
     blas = find_blas() if has_products else None
     imports = {
@@ -111,7 +121,21 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
     return CompiledEntry(plan, call, codes, level)
 
 
-def _emit(plan: Plan, codes: list[CompiledKernel | None], blas: Blas | None) -> Any:
+def _codes(plan: Plan) -> list[Code]:
+    """The code of every step; matrix products are part of the driver."""
+    kernels = [step.kernel for step in plan.steps if isinstance(step, KernelCall)]
+    forms = [step.form for step in plan.steps if isinstance(step, Attention)]
+    compiled, attended = iter(compile_kernels(kernels)), iter(compile_attention(forms))
+    codes: list[Code] = []
+    for step in plan.steps:
+        if isinstance(step, KernelCall):
+            codes.append(next(compiled))
+        else:
+            codes.append(next(attended) if isinstance(step, Attention) else None)
+    return codes
+
+
+def _emit(plan: Plan, codes: list[Code], blas: Blas | None) -> Any:
     from plait.backends.llvm.native.driver import Driver  # not loaded where all code is found
 
     module = new_module(plan.name)
@@ -119,7 +143,7 @@ def _emit(plan: Plan, codes: list[CompiledKernel | None], blas: Blas | None) -> 
     return module
 
 
-def _names(plan: Plan, codes: list[CompiledKernel | None]) -> Callable[[Kernel], str]:
+def _names(plan: Plan, codes: list[Code]) -> Callable[[Kernel], str]:
     """From the kernels of a plan to the names of their code."""
     known = {
         id(step.kernel): code.name

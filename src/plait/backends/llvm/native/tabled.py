@@ -175,7 +175,8 @@ class Batch:
         self.start = start
         self.steps = steps
         self.refs = refs
-        self.codes = [code for code in driver.codes[start : start + len(steps)] if code is not None]
+        codes = driver.codes[start : start + len(steps)]
+        self.codes = [code for code in codes if isinstance(code, CompiledKernel)]
         assert len(self.codes) == len(steps)
 
     def emit(self) -> int:
