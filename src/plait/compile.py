@@ -88,6 +88,7 @@ def compile(
         dynamic=dynamic,
         options=options,
         partitioner=choose_partitioner(partitioner, memory_budget),
+        memory_budget=memory_budget,
         name=name,
     )
 
@@ -107,6 +108,7 @@ class CompiledFunction:
         dynamic: bool | None,
         options: dict[str, Any] | None,
         partitioner: Partitioner = min_cut_partition,
+        memory_budget: float = 1.0,
         name: str | None = None,
     ) -> None:
         self.fn = fn
@@ -117,6 +119,7 @@ class CompiledFunction:
         self.fullgraph = fullgraph
         self.options = dict(options or {})
         self.partitioner = partitioner
+        self.memory_budget = memory_budget
         self.entries: list[Entry] = []
         self.recompiles: list[Recompile] = []
         self._sizes = SizeHistory(dynamic)
@@ -253,6 +256,7 @@ class CompiledFunction:
                 self.backend, self.backend_name, program.graph, self.options
             )
             return call, lambda inputs: call(*inputs)
+        self._note_useless_marks(program.graph)
         specs = [InputSpec(i.example.requires_grad, i.example.is_leaf) for i in program.inputs]
         compiled = compile_ahead(
             program.graph,
@@ -265,6 +269,19 @@ class CompiledFunction:
             partitioner=self.partitioner,
         )
         return compiled, compiled.runtime.run
+
+    def _note_useless_marks(self, graph: Graph) -> None:
+        """Say it where checkpoints and budgets cannot work: there is no second graph to cut off."""
+        if not any(node.origin == "backward" for node in graph.nodes):
+            return
+        if self.memory_budget < 1.0 or any(node.tag is not None for node in graph.nodes):
+            log.record(
+                "partition",
+                "the gradient is taken inside the compiled function, so forward and backward are "
+                "one program: checkpoints and memory_budget change nothing in it. Compile the loss "
+                "alone and call backward() on its result where they are wanted.",
+                function=self.__name__,
+            )
 
     def prepare(self, *args: Any, **kwargs: Any) -> bool:
         """Compile for a call like this one, backward included, without running anything.

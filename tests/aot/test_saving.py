@@ -163,6 +163,21 @@ def test_an_overwritten_input_is_not_what_is_saved() -> None:
     assert [v.name for v in report_of(compiled).saved] == ["sin"]
 
 
+def test_a_returned_tensor_may_be_written_where_eager_allows_it() -> None:
+    w = plait.randn(4, 4, requires_grad=True)
+
+    def f(x: Any) -> Any:
+        hidden = x @ w
+        return hidden, hidden.exp().sum()
+
+    found = []
+    for g in (f, plait.compile(f, backend="aot_eager")):
+        hidden, loss = g(plait.ones(2, 4))
+        hidden.zero_()
+        found.append(plait.autograd.grad(loss, [w])[0].numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
 def test_equal_calls_become_one_unless_both_are_returned() -> None:
     def f(x: Any) -> Any:
         a, b = x.sin() * 2.0, x.sin() * 2.0

@@ -220,3 +220,17 @@ def test_events_of_the_process_are_shown_to_every_function() -> None:
     event = log.record("blas", "a reason made up for this test")
     report = plait.explain(loss, backend="aot_eager")(*inputs())
     assert event in report.events and "a reason made up for this test" in str(report)
+
+
+@pytest.mark.parametrize("options", [{}, {"memory_budget": 0.5}])
+def test_marks_that_change_nothing_are_told(options: dict[str, Any]) -> None:
+    w = plait.ones(3, 3)
+    block = plait.checkpoint(lambda w, x: (x @ w).sin()) if not options else lambda w, x: x @ w
+    step = plait.func.value_and_grad(lambda w, x: block(w, x).sum())
+    report = plait.explain(step, backend="aot_eager", **options)(w, plait.ones(2, 3))
+    (event,) = report.entries[0].of_kind("partition")
+    assert event.reason.startswith("the gradient is taken inside the compiled function")
+    assert "checkpoints and memory_budget change nothing" in str(report)
+    plain = plait.func.value_and_grad(lambda w, x: (x @ w).sum())
+    (entry,) = plait.explain(plain, backend="aot_eager")(w, plait.ones(2, 3)).entries
+    assert not entry.of_kind("partition")

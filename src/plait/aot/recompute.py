@@ -13,6 +13,7 @@ which costs more than reading the mask back, so it is kept unless memory is aske
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from enum import IntEnum
 
@@ -63,6 +64,7 @@ class Level(IntEnum):
     ALL = 2  # whatever has no effect
 
 
+@functools.lru_cache(maxsize=4096)
 def fuses(op: Overload) -> bool:
     """Whether doing ``op`` again can be part of a kernel that runs anyway."""
     if Tag.POINTWISE in op.tags or Tag.REDUCTION in op.tags or is_view(op):

@@ -39,7 +39,7 @@ Partitioner = Callable[[JointGraph], Partition]
 NEARNESS = 1.1  # of two values as large, the one nearer to the backward is saved
 FARTHEST = 100
 UNWRITTEN = 2  # factor for a value that nothing but saving would put in memory
-WRITTEN_INPUT = 1 << 80  # saving an input that the program overwrites: only if nothing else helps
+LAST_RESORT = 1 << 80  # saving what may be written before the backward: if nothing else helps
 
 
 def choose_partitioner(partitioner: str | Partitioner | None, memory_budget: float) -> Partitioner:
@@ -93,6 +93,7 @@ class _Problem:
         self.sizes = Sizes(joint.hint)
         self.forward = forward_needs(joint)
         self.returned = set(values_in(graph.outputs[:count]))
+        self.given_away = set(values_in(graph.outputs[len(joint.meta.mutated_inputs) : count]))
         self.grads = set(values_in(graph.outputs[count:]))
         self._divide()
         self.nearness = self._distances()
@@ -204,6 +205,8 @@ class _Problem:
             return INFINITE  # its base is saved instead
         if tag_of(node) is Recompute.MUST_RECOMPUTE:
             return INFINITE
+        if value in self.given_away and not self._is_read(value):
+            return LAST_RESORT  # eager keeps something else, so its user may write into it
         factor = 1 if self._is_written(value) else UNWRITTEN
         distance = min(max(self.nearness.get(value, FARTHEST), 1), FARTHEST)
         return max(1, int(self.sizes.of(value) * factor * NEARNESS**distance))
@@ -212,8 +215,19 @@ class _Problem:
         number = self.joint.graph.inputs.index(value)
         infos = self.joint.meta.input_info
         if number < len(infos) and infos[number].mutates_data:
-            return WRITTEN_INPUT
+            return LAST_RESORT
         return 0  # its caller holds it anyway
+
+    def _is_read(self, value: Value) -> bool:
+        """Whether the backward as eager has it reads ``value``, maybe through views."""
+        if value in self.read_in_backward or value in self.grads:
+            return True
+        for user in self.users.get(value, ()):
+            if id(user) not in self.forward and not is_view(user.op):
+                return True
+            if is_view(user.op) and any(self._is_read(result) for result in user.results):
+                return True
+        return False
 
     def _is_written(self, value: Value) -> bool:
         """Whether the forward puts ``value`` in memory also if it is not saved."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from plait.dispatch.operator import Overload
 from plait.dispatch.tags import Tag
 
@@ -23,6 +25,7 @@ def is_functional(op: Overload) -> bool:
     return not op.schema.is_mutable
 
 
+@functools.lru_cache(maxsize=4096)  # asked of every call by every pass; the answer never changes
 def is_impure(op: Overload) -> bool:
     """Whether dropping an unused call would change what the program does."""
     return op.schema.is_mutable or is_random(op) or Tag.EFFECTFUL in op.tags
