@@ -16,6 +16,7 @@ from plait.ops import aten
 from plait.tensor.tensor import Tensor
 from plait.testing import compare
 from plait.testing.samples import SampleInput, sampled, samples
+from plait.testing.samples.retyped import retyped
 
 OPERATORS = [q for q in sampled() if not lookup(q).is_composite]
 
@@ -23,6 +24,7 @@ FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 # What may run eagerly inside a compiled graph: operator -> how the recorded reason begins.
 NOT_NATIVE = {
+    "aten::angle": "aten::angle has neither a lowering rule nor a decomposition",
     "aten::empty_strided": "memory with gaps or repeats",
     "aten::index_select": "index_select of a 0-d tensor",
     "aten::gather": "gather of a 0-d tensor",
@@ -33,6 +35,8 @@ NOT_NATIVE = {
     "aten::pow.Tensor_Tensor": "an integer raised to a tensor",
     "aten::pow.Scalar": "an integer raised to a tensor",
 }
+# Element types with which any operator may run eagerly, for whatever reason.
+NOT_NATIVE_TYPES = (plait.complex64, plait.complex128)
 # The same where sizes are symbolic.
 NOT_NATIVE_SYMBOLIC = {
     "aten::cumsum": "cumsum over ",
@@ -105,8 +109,10 @@ def _check_alike(qualname: str, got: Any, wanted: Any, label: str) -> None:
             compare.assert_close(ours, own, family="compiled", label=label)
 
 
-def _check_fallbacks(qualname: str, allowed: dict[str, str]) -> None:
+def _check_fallbacks(qualname: str, allowed: dict[str, str], tensors: Iterable[Any]) -> None:
     """Nothing ran eagerly but what is listed, with the reason that is listed."""
+    if any(t.dtype in NOT_NATIVE_TYPES for t in tensors):
+        return
     reasons = [event.reason for event in log.events("fallback")]
     expected = allowed.get(qualname)
     assert [r for r in reasons if expected is None or not r.startswith(expected)] == []
@@ -122,11 +128,33 @@ def _check_compiled(
     compiled = plait.compile(call.traced(), **options)
     plait.manual_seed(0)
     _check_alike(qualname, compiled(*call.tensors), wanted, label)
-    _check_fallbacks(qualname, allowed)
+    _check_fallbacks(qualname, allowed, [*call.tensors, *_results(wanted)])
 
 
 @pytest.mark.parametrize(("qualname", "sample"), _params(_chosen))
 def test_native_code_computes_the_operator(qualname: str, sample: SampleInput) -> None:
+    _check_compiled(qualname, sample, NOT_NATIVE)
+
+
+TYPES = (plait.float16, plait.bfloat16, plait.complex64)
+
+
+def _in_other_types(qualname: str) -> list[SampleInput]:
+    """The first call in each type, where the operator has it."""
+    calls = [sample for dtype in TYPES for sample in retyped(qualname, dtype)[:1]]
+    return [s for s in calls if not _raises(Call(qualname, s))]
+
+
+def _raises(call: Call) -> bool:
+    try:
+        call(*call.tensors)
+    except plait.PlaitError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("qualname", "sample"), _params(_in_other_types))
+def test_element_types(qualname: str, sample: SampleInput) -> None:
     _check_compiled(qualname, sample, NOT_NATIVE)
 
 
@@ -189,7 +217,7 @@ def _is_differentiable(qualname: str) -> bool:
 def _gradients(fn: Callable[..., Any], call: Call) -> list[Any]:
     """Gradients of all floating arguments for a fixed cotangent, None where nothing flows."""
     tensors = [
-        t.detach().requires_grad_() if t.dtype.is_floating else t.detach() for t in call.tensors
+        t.detach().requires_grad_() if t.dtype.category > 1 else t.detach() for t in call.tensors
     ]
     plait.manual_seed(0)
     outs = [out for out in _results(fn(*tensors)) if out.requires_grad]
@@ -228,7 +256,7 @@ def test_native_gradients(qualname: str, sample: SampleInput) -> None:
         if own is not None:
             assert ours.dtype is own.dtype and ours.shape == own.shape, label
             compare.assert_close(ours, own, family="compiled", label=label)
-    _check_fallbacks(qualname, NOT_NATIVE)
+    _check_fallbacks(qualname, NOT_NATIVE, [*call.tensors, *_results(call(*call.tensors))])
 
 
 # ---------------------------------------------------------------- symbolic sizes

@@ -1,4 +1,4 @@
-"""First and second derivatives of every operator against finite differences, in float64."""
+"""First and second derivatives of every operator against finite differences, in double precision."""
 
 from __future__ import annotations
 
@@ -36,24 +36,29 @@ NOT_SLOPES = {("aten::embedding", "padding 0"), ("aten::embedding", "by frequenc
 
 def _is_differentiable(op: Overload) -> bool:
     rules = any(rule is not None for rule in (op.vjp or {}).values())
+    if op.qualname == "aten::isreal":
+        return False
     return (rules or op.is_composite) and Tag.NONDETERMINISTIC_SEEDED not in op.tags
 
 
-def _to_float64(value: Any, op: Overload, seed: int) -> Any:
-    """Floating tensors and dtypes as float64; others as they are."""
+DOUBLES = {2: plait.float64, 3: plait.complex128}  # by category
+
+
+def _to_double(value: Any, op: Overload, seed: int) -> Any:
+    """Floating and complex tensors and dtypes in double precision; others as they are."""
     if isinstance(value, plait.DType):
-        return plait.float64 if value.is_floating else value
-    if not isinstance(value, Tensor) or not value.dtype.is_floating:
+        return DOUBLES.get(value.category, value)
+    if not isinstance(value, Tensor) or value.dtype.category not in DOUBLES:
         return value
-    array = value.numpy(force=True).astype(np.float64)
+    array = value.numpy(force=True).astype(DOUBLES[value.dtype.category].numpy)
     if op.name in KINKED:
         array = np.asarray(array + np.random.default_rng(seed).uniform(0.02, 0.05, array.shape))
     return from_numpy(array)
 
 
-def _call_in_float64(op: Overload, sample: SampleInput) -> SampleInput:
+def _call_in_double(op: Overload, sample: SampleInput) -> SampleInput:
     seeds = iter(range(100))
-    return sample.replaced(lambda value: _to_float64(value, op, next(seeds)))
+    return sample.replaced(lambda value: _to_double(value, op, next(seeds)))
 
 
 class Check:
@@ -74,8 +79,8 @@ class Check:
             if (self.op.qualname, name) in UNDERIVED:
                 continue
             if isinstance(value, list | tuple):
-                yield from ((name, i) for i, v in enumerate(value) if _is_real(v))
-            elif _is_real(value):
+                yield from ((name, i) for i, v in enumerate(value) if _is_followed(v))
+            elif _is_followed(value):
                 yield name, None
 
     @property
@@ -102,20 +107,20 @@ class Check:
             return False
         out = self(*self.inputs)
         outs = list(out) if isinstance(out, list | tuple) else [out]
-        tensors = [t for t in (*self.inputs, *outs) if t.dtype.is_floating]
+        tensors = [t for t in (*self.inputs, *outs) if t.dtype.category > 1]
         finite = all(np.isfinite(t.numpy(force=True)).all() for t in tensors)
         return finite and any(o.requires_grad for o in outs)
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype is plait.float64
+def _is_followed(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in DOUBLES.values()
 
 
 def _checks(qualname: str) -> list[Check]:
     """All calls that can be checked."""
     op = lookup(qualname)
     calls = [s for s in samples(qualname) if (qualname, s.name) not in NOT_SLOPES]
-    found = [Check(op, _call_in_float64(op, call)) for call in calls]
+    found = [Check(op, _call_in_double(op, call)) for call in calls]
     return [check for check in found if check.is_regular()]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from plait.autograd.graph import Node, ResultMeta
     from plait.tensor.dtype import DType
 
-__all__ = ["add", "clone", "conform", "laid_out", "like", "ones_like", "sum_to", "zeros"]
+__all__ = ["add", "clone", "conform", "conj", "laid_out", "like", "ones_like", "sum_to", "zeros"]
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
@@ -34,6 +34,13 @@ def add_(a: Tensor, b: Tensor) -> Tensor:
     """``a += b``."""
     total: Tensor = lookup("aten::add_.Tensor").call(a, b)
     return total
+
+
+def conj(t: Any) -> Any:
+    """The complex conjugate of a tensor or of each in a sequence; None and real ones as they are."""
+    if isinstance(t, tuple | list):
+        return [conj(item) for item in t]
+    return lookup("aten::_conj_physical").call(t) if t is not None and t._dtype.is_complex else t
 
 
 def clone(t: Tensor) -> Tensor:

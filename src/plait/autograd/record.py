@@ -88,6 +88,9 @@ class OperatorNode(Node):
         if grads[0] is None and all(g is None for g in grads):
             return answer
         values: dict[Any, Any] = {}
+        conjugate = self.plan.holomorphic and _is_complex(self.results)
+        if conjugate:
+            grads = [arithmetic.conj(g) for g in grads]
         for rule in self.plan.rules:
             start, end = self.edge_ranges[rule.number]
             if wanted is not None and not any(wanted[start:end]):
@@ -96,6 +99,8 @@ class OperatorNode(Node):
                 values["needs"] = self._needs(wanted)
             given = [self._value(p, grads, values) for p in rule.parameters]
             result = rule.fn(*given) if rule.part is None else _part(rule, given, values)
+            if conjugate:
+                result = arithmetic.conj(result)
             if rule.is_list:
                 answer[start:end] = self._listed(rule, result, end - start)
             else:
@@ -163,6 +168,11 @@ def _part(rule: ArgumentRule, given: list[Any], values: dict[Any, Any]) -> Any:
     if rule.fn not in values:
         values[rule.fn] = rule.fn(*given)
     return values[rule.fn][rule.part]
+
+
+def _is_complex(results: Sequence[Any]) -> bool:
+    """Whether the first result of a call is complex."""
+    return bool(results) and results[0] is not None and results[0][1].is_complex
 
 
 class _Nothing:

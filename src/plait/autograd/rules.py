@@ -74,9 +74,10 @@ class ArgumentRule:
 class SavePlan:
     """What a call must keep when a certain set of its arguments requires grad."""
 
-    __slots__ = ("properties", "results", "rules", "tensors", "values")
+    __slots__ = ("holomorphic", "properties", "results", "rules", "tensors", "values")
 
-    def __init__(self, rules: list[ArgumentRule]) -> None:
+    def __init__(self, rules: list[ArgumentRule], holomorphic: bool) -> None:
+        self.holomorphic = holomorphic
         wanted = {(p.kind, p.name): p for rule in rules for p in rule.parameters}
         self.rules = rules
         self.tensors = _of_kind(wanted.values(), "tensor")
@@ -94,11 +95,12 @@ def _of_kind(parameters: Iterable[Parameter], kind: str) -> list[tuple[str, int]
 class RuleSet:
     """All rules of an operator, and the save plans by bit mask of the arguments requiring grad."""
 
-    __slots__ = ("_plans", "has_lists", "op", "rules", "single_ranges")
+    __slots__ = ("_plans", "has_lists", "holomorphic", "op", "rules", "single_ranges")
 
     def __init__(self, op: Overload, rules: list[ArgumentRule]) -> None:
         self.op = op
         self.rules = rules
+        self.holomorphic = (op.functional or op).holomorphic
         self.has_lists = any(rule.is_list for rule in rules)
         self.single_ranges = [(i, i + 1) for i in range(len(rules))]
         for i, rule in enumerate(rules):
@@ -110,7 +112,7 @@ class RuleSet:
         plan = self._plans.get(mask)
         if plan is None:
             active = [rule for i, rule in enumerate(self.rules) if mask >> i & 1]
-            plan = self._plans[mask] = SavePlan(active)
+            plan = self._plans[mask] = SavePlan(active, self.holomorphic)
         return plan
 
     def ranges(self, args: tuple[Any, ...]) -> list[tuple[int, int]]:

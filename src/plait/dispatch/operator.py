@@ -41,6 +41,7 @@ class Overload:
     view_rule: Callable[..., Any] | None = None
     view_inverse: Callable[..., Any] | None = None
     explicit_random: Overload | None = None
+    holomorphic: bool = False  # rules are written for real numbers, and hold so for complex ones
     kind: str = ""
 
     def __init__(self, schema: FunctionSchema, tags: frozenset[Tag] = frozenset()) -> None:

@@ -17,12 +17,27 @@ from plait.tensor.dtype import DType
 from plait.tensor.layout import TensorMeta
 from plait.tensor.tensor import Tensor
 
-__all__ = ["Array", "Rule", "cast_operand", "checked_scalar", "empty_array", "fit", "run_quietly"]
+__all__ = [
+    "Array",
+    "Rule",
+    "cast_operand",
+    "checked_scalar",
+    "empty_array",
+    "fit",
+    "run_quietly",
+    "widened",
+]
 
 Array = np.ndarray[Any, Any]
 Rule = Callable[..., Any]
 
 _ndarray = np.ndarray
+
+
+def widened(array: Array) -> Array:
+    """The half types as float32, in which sums and products are made; other arrays as they are."""
+    is_half = array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
+    return array.astype(np.float32) if is_half else array
 
 
 def fit(result: Any, meta: TensorMeta) -> Array:
@@ -74,7 +89,7 @@ def cast_operand(operand: Any, dtype: DType) -> Any:
 def checked_scalar(name: str, value: Any, dtype: DType) -> Any:
     """A Python number as a 0-d array of ``dtype``, truncated but never wrapped around.
 
-    A negative number may be stored in an unsigned type, as its complement. Raises DtypeMismatch
+    A negative integer may be stored in an unsigned type, as its complement. Raises DtypeMismatch
     where the number does not fit.
     """
     if not run_quietly(_holds, dtype, value):
@@ -97,9 +112,10 @@ def _holds(dtype: DType, value: Any) -> bool:
         return dtype.is_complex
     if dtype.is_integral:
         limits = np.iinfo(dtype.name)
+        if isinstance(value, float):
+            return math.isfinite(value) and limits.min <= value <= limits.max
         lowest = limits.min if dtype.is_signed else -limits.max
-        is_finite = not isinstance(value, float) or math.isfinite(value)
-        return is_finite and lowest <= int(value) <= limits.max
+        return bool(lowest <= int(value) <= limits.max)
     if dtype.is_floating:
         return bool(np.isinf(value) or not np.isinf(np.asarray(value, dtype.numpy)))
     return True

@@ -15,7 +15,8 @@ from plait.base.errors import InvalidArgument, ShapeMismatch, check
 from plait.dispatch.operator import Overload
 from plait.dispatch.tags import Tag
 from plait.ops import aten
-from plait.ops.define import Array, Rule, checked_scalar, define, empty_array
+from plait.ops.define import Array, Rule, check_dtype, checked_scalar, define, empty_array
+from plait.ops.elementwise import REAL
 from plait.tensor import dtype as dt
 from plait.tensor.device import CPU, Device
 from plait.tensor.dtype import DType, get_default_dtype
@@ -243,6 +244,7 @@ def _arange_meta(*bounds: Any, dtype: DType | None = None, device: Any = None) -
     if dtype is None:
         is_real = any(isinstance(bound, float) for bound in bounds)
         dtype = get_default_dtype() if is_real else dt.int64
+    check_dtype("arange", dtype, REAL)
     for bound in (start, end, step):
         check(
             not isinstance(bound, float) or math.isfinite(bound),

@@ -12,7 +12,7 @@ shape rule promises. A kernel that has a parameter ``meta`` receives the shape r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from plait.base.errors import MissingKernel, RegistrationError, check
@@ -89,6 +89,7 @@ def define(
     dtypes: Iterable[DType] | None = None,
     inplace: bool | str = False,
     out: bool | str = False,
+    holomorphic: bool = False,
 ) -> Overload:
     """Define one operator and return its overload.
 
@@ -104,10 +105,13 @@ def define(
         no derivative and is never seen below autograd.
     dtypes: those that the first tensor argument may have, if not all.
     inplace, out: also derive the in-place and ``out=`` overloads.
+    holomorphic: the vjp is written as for real numbers; where the result is complex the tape makes
+        of it ``conj(rule(conj(g)))``, which is the gradient by PyTorch's convention.
     """
     parsed = FunctionSchema.parse(schema)
     op = dispatcher.define(parsed, tags)
     op.vjp, op.kind, op.decomposition = vjp, kind, decomposition
+    op.holomorphic = holomorphic
     _check_rules(op)
     if composite is not None:
         op.register(AliasKey.COMPOSITE_IMPLICIT_AUTOGRAD, composite)
@@ -190,11 +194,11 @@ def _adapted(op: Overload, kernel: Rule) -> Rule:
         token = quiet(QUIET)
         try:
             result = kernel(*given, **kwargs)
+            if meta.__class__ is TensorMeta:
+                return wrap(fit(result, meta), meta.dtype)
+            return tuple(wrap(fit(r, m), m.dtype) for r, m in zip(result, meta, strict=True))
         finally:
             loud(token)
-        if meta.__class__ is TensorMeta:
-            return wrap(fit(result, meta), meta.dtype)
-        return tuple(wrap(fit(r, m), m.dtype) for r, m in zip(result, meta, strict=True))
 
     return call
 
@@ -228,6 +232,7 @@ def view(
     vjp: dict[str, Any] | None = None,
     tags: Iterable[Tag] = (),
     check_args: Rule | None = None,
+    dtype: Callable[[DType], DType] | None = None,
 ) -> Overload:
     """Define a view operator, whose first argument is the tensor viewed.
 
@@ -235,6 +240,8 @@ def view(
         operator that returns several views); raises every error.
     inverse: ``(base_like, new_value, *other arguments) -> Tensor``: ``base_like`` with the viewed
         part replaced by ``new_value``, written in operators.
+    dtype: what the elements are read as, from what they are; without it they stay what they are.
+        Sizes, strides and offsets of the layout that ``layout`` returns count such elements.
     """
     parsed = FunctionSchema.parse(schema)
     several = parsed.returns[0].type.is_list
@@ -245,7 +252,8 @@ def view(
         found = layout(Layout(tuple(self.shape), tuple(self.strides)), *args, **kwargs)
         if several:
             return tuple(TensorMeta(f.shape, self.dtype, self.device, f.strides) for f in found)
-        return TensorMeta(found.shape, self.dtype, self.device, found.strides)
+        result = self.dtype if dtype is None else dtype(self.dtype)
+        return TensorMeta(found.shape, result, self.device, found.strides)
 
     def kernel(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         if check_args is not None:
@@ -253,7 +261,7 @@ def view(
         found = layout(self.layout, *args, **kwargs)
         if several:
             return tuple(wrap_view(self, f) for f in found)
-        return wrap_view(self, found)
+        return wrap_view(self, found, None if dtype is None else dtype(self._dtype))
 
     op = define(schema, shape=shape, tensor_kernel=kernel, vjp=vjp, tags=tags, kind="view")
     op.view_rule, op.view_inverse = layout, inverse

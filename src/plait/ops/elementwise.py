@@ -19,7 +19,15 @@ from plait.dispatch.operator import Overload
 from plait.dispatch.schema import FunctionSchema
 from plait.dispatch.tags import Tag
 from plait.ops import aten, variants
-from plait.ops.define import Array, Rule, cast_operand, define, elementwise_meta, fit
+from plait.ops.define import (
+    Array,
+    Rule,
+    cast_operand,
+    check_dtype,
+    define,
+    elementwise_meta,
+    fit,
+)
 from plait.ops.quiet import QUIET, loud, quiet
 from plait.tensor import dtype as dtypes
 from plait.tensor.dtype import DType, get_default_dtype
@@ -30,6 +38,8 @@ from plait.tensor.tensor import Tensor, wrap
 __all__ = [
     "FLOATS",
     "NUMBERS",
+    "ORDERED",
+    "REAL",
     "Scaled",
     "boolean",
     "elementwise",
@@ -45,6 +55,8 @@ TypeRule = Callable[..., tuple[DType, DType]]
 FLOATS = frozenset({dtypes.float32, dtypes.float64})
 NUMBERS = FLOATS | {dtypes.int64, dtypes.int32, dtypes.int16, dtypes.int8, dtypes.uint8}
 ANY = NUMBERS | {dtypes.bool_}
+ORDERED = frozenset(d for d in dtypes.ALL_DTYPES if not d.is_complex)
+REAL = frozenset(d for d in dtypes.ALL_DTYPES if d.category in (1, 2))  # neither bool nor complex
 _HALVES = (dtypes.float16, dtypes.bfloat16)
 
 _ndarray = np.ndarray
@@ -104,6 +116,8 @@ def elementwise(
     inplace: bool | str = True,
     tags: Iterable[Tag] = (),
     memory_order: str = "operands",
+    takes: frozenset[DType] | None = None,
+    holomorphic: bool = True,
 ) -> Overload:
     """Define a pointwise operator.
 
@@ -113,6 +127,8 @@ def elementwise(
     fast: dtypes for which ``fn`` may be called without the shape rule (Note [Fast path]).
     memory_order: of the result: that of the "operands", the first one deciding; of the operands
         "reversed", the last one deciding; or always "contiguous".
+    takes: the dtypes it may compute in, if not all; MissingKernel for others.
+    holomorphic: see :func:`define`; here it is the rule.
     checks: (operands and other arguments as in the schema) raises errors beyond those of types.
     """
     parsed = FunctionSchema.parse(schema)
@@ -126,7 +142,10 @@ def elementwise(
         tensors = [a for a in operands if hasattr(a, "shape")]
         if memory_order == "reversed":
             tensors.reverse()
-        meta = elementwise_meta(name, tensors, types(name, *operands)[1])
+        compute, result = types(name, *operands)
+        if takes is not None:
+            check_dtype(name, compute, takes)
+        meta = elementwise_meta(name, tensors, result)
         if memory_order == "contiguous":
             return TensorMeta(meta.shape, meta.dtype, meta.device)
         return meta
@@ -141,6 +160,7 @@ def elementwise(
         decomposition=decomposition,
         kind="elementwise",
         tags=(Tag.POINTWISE, *tags),
+        holomorphic=holomorphic,
     )
     if parsed.arguments[0].type.base != "Tensor":
         inplace = False

@@ -15,7 +15,8 @@ from plait.base.errors import IndexOutOfRange, ShapeMismatch, check
 from plait.dispatch.tags import Tag
 from plait.ops import aten
 from plait.ops.checks import require_no_bool
-from plait.ops.define import Array, Rule, define
+from plait.ops.define import Array, Rule, check_dtype, define
+from plait.ops.elementwise import ORDERED
 from plait.ops.reduction import numpy_axes, reduced_dims, reduced_shape, restore
 from plait.tensor import dtype as dt
 from plait.tensor.layout import Shape, TensorMeta, has_no_elements, wrap_dim
@@ -49,6 +50,7 @@ def _require_elements(name: str, self: Any, dims: Sequence[int] | None) -> None:
 
 def _extremum_shape(name: str) -> Rule:
     def shape(self: Any, dim: Any = (), keepdim: bool = False) -> TensorMeta:
+        check_dtype(name, self.dtype, ORDERED)
         dims = reduced_dims(name, len(self.shape), dim)
         _require_elements(name, self, dims if dim else None)
         return TensorMeta(reduced_shape(tuple(self.shape), dims, keepdim), self.dtype, self.device)
@@ -134,6 +136,7 @@ def _selected_vjp(g0: Tensor, out1: Tensor, dim: int, keepdim: bool, shape_of_se
 
 def _position_shape(name: str, *, allow_bool: bool = False) -> Rule:
     def shape(self: Any, dim: int | None = None, keepdim: bool = False) -> TensorMeta:
+        check_dtype(name, self.dtype, ORDERED)
         if not allow_bool:
             require_no_bool(name, "self", self)
         shape = tuple(self.shape)

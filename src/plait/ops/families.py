@@ -1,6 +1,7 @@
 """Imports every family of operators, so that all of them are defined. Owns nothing else."""
 
 from plait.ops import attention as _attention
+from plait.ops import complex as _complex
 from plait.ops import creation as _creation
 from plait.ops import extremum as _extremum
 from plait.ops import indexing as _indexing
@@ -20,6 +21,7 @@ __all__ = ["MODULES"]
 
 MODULES = (
     _attention,
+    _complex,
     _creation,
     _extremum,
     _indexing,

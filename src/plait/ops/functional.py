@@ -387,6 +387,14 @@ def is_floating_point(input: Tensor) -> bool:
     return input.dtype.is_floating
 
 
+@_export(method=False)
+def is_complex(input: Tensor) -> bool:
+    """Whether the tensor's element type is complex."""
+    if not isinstance(input, Tensor):
+        raise ArgumentTypeError(f"is_complex: expected a Tensor; got {type(input).__name__}.")
+    return input.dtype.is_complex
+
+
 # ---------------------------------------------------------------- all the others
 
 # Methods only: their names mean something else, or nothing, as functions.

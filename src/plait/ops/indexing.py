@@ -1,7 +1,7 @@
 """Reading and writing by index tensors: index_select, gather, scatter, index_add, embedding.
 
 Negative indices are refused, as in PyTorch. Positions that occur twice are added in order, so sums
-do not depend on threads. Results are contiguous. Shape rules check all but the values of indices,
+do not depend on threads; those of the half types are made in float32. Results are contiguous. Shape rules check all but the values of indices,
 which are data: kernels check those and name operator, argument, value and bounds.
 """
 
@@ -20,6 +20,7 @@ from plait.ops.checks import (
     require_rank,
     require_same_dtype,
 )
+from plait.ops.arrays import widened
 from plait.ops.define import Array, define
 from plait.tensor.layout import IntLike, Shape, TensorMeta, has_no_elements, wrap_dim
 
@@ -237,9 +238,9 @@ def _scatter_value_as_src(self: Tensor, dim: int, index: Tensor, value: Any) -> 
 
 
 def _scatter_add_kernel(self: Array, dim: int, index: Array, src: Array) -> Array:
-    out, places, dim = _target(self, index, "scatter_add", dim)
+    out, places, dim = _target(widened(self), index, "scatter_add", dim)
     if places.size:
-        part = _part(np.atleast_1d(src), _ranked(index.shape))
+        part = widened(_part(np.atleast_1d(src), _ranked(index.shape)))
         np.add.at(out.reshape(-1), places, part.ravel())
     return out.reshape(self.shape)
 
@@ -307,10 +308,10 @@ def _index_add_shape(self: Any, dim: int, index: Any, source: Any, *, alpha: Any
 
 
 def _index_add_kernel(self: Array, dim: int, index: Array, source: Array, *, alpha: Any) -> Array:
-    out = np.array(self, order="C", ndmin=1)
+    out = np.array(widened(self), order="C", ndmin=1)
     dim %= out.ndim
     check_range("index_add", "index", index, out.shape[dim], dim=dim)
-    terms = source.reshape(_ranked(source.shape))
+    terms = widened(source.reshape(_ranked(source.shape)))
     if alpha != 1:
         terms = terms * terms.dtype.type(int(alpha) if terms.dtype.kind in "iu" else alpha)
     # One flat index per element: NumPy adds at 1-d places several times faster than along an axis.
@@ -333,6 +334,7 @@ define(
     kernel=_index_add_kernel,
     vjp={"self": lambda g: g, "source": _index_add_vjp_source},
     kind="indexing",
+    holomorphic=True,
     inplace=True,
 )
 

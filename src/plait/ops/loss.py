@@ -12,6 +12,7 @@ import numpy as np
 
 from plait.base.errors import InvalidArgument, ShapeMismatch, check
 from plait.ops import aten
+from plait.ops.arrays import widened
 from plait.ops.checks import (
     require,
     require_floating,
@@ -21,7 +22,6 @@ from plait.ops.checks import (
 )
 from plait.ops.define import Array, define, elementwise_meta
 from plait.ops.indexing import check_range
-from plait.ops.normalize import widened
 from plait.tensor import dtype as dt
 from plait.tensor import layout as lay
 from plait.tensor.layout import IntLike, Shape, TensorMeta

@@ -13,8 +13,10 @@ import numpy as np
 from plait.base.errors import ShapeMismatch
 from plait.dispatch.tags import Tag
 from plait.ops import aten
+from plait.ops.arrays import widened
 from plait.ops.checks import require, require_no_bool, require_rank, require_same_dtype
 from plait.ops.define import Array, Rule, define
+from plait.tensor import dtype as dt
 from plait.tensor import layout as lay
 from plait.tensor.layout import Layout, Shape, TensorMeta
 
@@ -28,9 +30,7 @@ __all__: list[str] = []
 
 def _product(a: Array, b: Array) -> Any:
     """``a @ b`` of matrices (or stacks of them)."""
-    if a.dtype.itemsize == 2 and a.dtype.kind not in "iu":
-        return np.matmul(a.astype(np.float32), b.astype(np.float32))
-    return np.matmul(a, b)
+    return np.matmul(widened(a), widened(b))
 
 
 def _number(value: Any, like: Array) -> Any:
@@ -210,7 +210,10 @@ def _mv_as_mm(self: Tensor, vec: Tensor) -> Any:
 
 
 def _dot_as_sum(self: Tensor, tensor: Tensor) -> Any:
-    return aten.sum.dim_IntList(self * tensor, (0,), False, dtype=self.dtype)
+    dtype = self.dtype
+    if dtype in (dt.float16, dt.bfloat16):
+        self = aten._to_copy.default(self, dtype=dt.float32)
+    return aten.sum.dim_IntList(self * tensor, (0,), False, dtype=dtype)
 
 
 # ---------------------------------------------------------------- operators
@@ -222,6 +225,7 @@ define(
     vjp=_MM_VJP,
     tags=(Tag.CORE,),
     kind="matmul",
+    holomorphic=True,
     out=True,
 )
 define(
@@ -231,6 +235,7 @@ define(
     vjp=_BMM_VJP,
     tags=(Tag.CORE,),
     kind="matmul",
+    holomorphic=True,
     out=True,
 )
 define(
@@ -240,6 +245,7 @@ define(
     vjp=_MV_VJP,
     decomposition=_mv_as_mm,
     kind="matmul",
+    holomorphic=True,
 )
 define(
     "aten::dot(Tensor self, Tensor tensor) -> Tensor",
@@ -248,6 +254,7 @@ define(
     vjp=_DOT_VJP,
     decomposition=_dot_as_sum,
     kind="matmul",
+    holomorphic=True,
 )
 define(
     "aten::addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1)"
@@ -257,6 +264,7 @@ define(
     vjp=_ADDMM_VJP,
     tags=(Tag.CORE,),
     kind="matmul",
+    holomorphic=True,
     out=True,
 )
 

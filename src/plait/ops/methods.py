@@ -176,7 +176,31 @@ def _attach(name: str, function: Callable[..., Any], group: dict[str, Any]) -> N
     setattr(Tensor, name, function)
 
 
+def _attach_properties() -> None:
+    PROPERTIES["T"] = property(functional.reverse_dims, doc="The dimensions in reverse order.")
+    PROPERTIES["mT"] = property(
+        lambda self: aten.transpose.int(self, -2, -1), doc="The last two dimensions swapped."
+    )
+    for name in ("H", "mH"):
+        PROPERTIES[name] = property(
+            lambda self: aten.adjoint.default(self), doc="Matrices transposed and conjugated."
+        )
+    for name, doc in (
+        ("real", "The real parts, as a view; assigning writes them."),
+        ("imag", "The imaginary parts, as a view; assigning writes them."),
+    ):
+        read = getattr(aten, name).default
+        PROPERTIES[name] = property(
+            lambda self, read=read: read(self),
+            lambda self, value, read=read: subscript.set_item(read(self), ..., value),
+            doc=doc,
+        )
+    for name, value in PROPERTIES.items():
+        setattr(Tensor, name, value)
+
+
 def _attach_all() -> None:
+    _attach_properties()
     for packet in packets_of("aten"):
         name = packet.name.partition("::")[2]
         first = next(iter(packet.overloads.values()))
@@ -190,12 +214,6 @@ def _attach_all() -> None:
         _attach(function.__name__, function, METHODS)
     for name, function in _operators().items():
         _attach(name, function, OPERATORS)
-    PROPERTIES["T"] = property(functional.reverse_dims, doc="The dimensions in reverse order.")
-    PROPERTIES["mT"] = property(
-        lambda self: aten.transpose.int(self, -2, -1), doc="The last two dimensions swapped."
-    )
-    for name, value in PROPERTIES.items():
-        setattr(Tensor, name, value)
 
 
 _attach_all()

@@ -14,6 +14,7 @@ import numpy as np
 from plait.base.errors import DtypeMismatch, InvalidArgument, ShapeMismatch, check
 from plait.dispatch.tags import Tag
 from plait.ops import aten
+from plait.ops.arrays import widened
 from plait.ops.checks import require, require_floating
 from plait.ops.define import Array, Rule, define
 from plait.tensor import dtype as dt
@@ -24,14 +25,9 @@ from plait.tensor.layout import Shape, TensorMeta, has_no_elements, wrap_dim
 if TYPE_CHECKING:
     from plait.tensor.tensor import Tensor
 
-__all__ = ["widened"]
+__all__: list[str] = []
 
 _HALF = (dt.float16, dt.bfloat16)
-
-
-def widened(array: Array) -> Array:
-    """The half types as float32; other arrays as they are."""
-    return array.astype(np.float32) if array.dtype.itemsize == 2 else array
 
 
 def _cast(x: Tensor, dtype: DType) -> Tensor:

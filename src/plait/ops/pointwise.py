@@ -6,6 +6,7 @@ tape sums a gradient to the shape of its argument. Copies and selections are in 
 
 from __future__ import annotations
 
+import cmath
 import math
 from typing import Any
 
@@ -21,6 +22,8 @@ from plait.ops.elementwise import (
     ANY,
     FLOATS,
     NUMBERS,
+    ORDERED,
+    REAL,
     Scaled,
     boolean,
     elementwise,
@@ -34,6 +37,7 @@ from plait.tensor import dtype as dtypes
 from plait.tensor.promotion import result_type
 
 _REAL = (dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64)
+_INEXACT = (*_REAL, dtypes.complex64, dtypes.complex128)
 _NOT_BOOL = frozenset(dtypes.ALL_DTYPES) - {dtypes.bool_}
 _SCALAR_FAST = FLOATS | {dtypes.int64}
 
@@ -189,7 +193,7 @@ addcdiv = elementwise(
 
 
 def _check_lerp(self: Any, end: Any, weight: Any) -> None:
-    check_dtype("lerp", self.dtype, _REAL)
+    check_dtype("lerp", self.dtype, _INEXACT)
     operands = [("self", self), ("end", end)]
     require_same_dtype("lerp", operands + [("weight", weight)] * hasattr(weight, "dtype"))
 
@@ -245,23 +249,32 @@ neg = _unary(
 abs = _unary(
     "abs",
     np.abs,
+    lambda name, x: (x.dtype, dtypes.to_real(x.dtype)),
     checks=lambda self: check_dtype("abs", self.dtype, _NOT_BOOL),
     fast=NUMBERS,
     tags=(Tag.CORE,),
-    vjp={"self": lambda g, self: g * sign(self)},
+    vjp={"self": lambda g, self: g * (aten.sgn.default if self.dtype.is_complex else sign)(self)},
 )
-sign: Overload = _unary("sign", _sign, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
-floor = _unary("floor", np.floor, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
-ceil = _unary("ceil", np.ceil, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
-trunc = _unary("trunc", np.trunc, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
-round = _unary("round", np.rint, vjp={"self": zero_grad}, fast=FLOATS, tags=(Tag.CORE,))
+
+
+def _stepped(name: str, fn: Any, takes: frozenset[dtypes.DType] = REAL) -> Any:
+    """A function that is constant but for steps."""
+    rules: dict[str, Any] = {"vjp": {"self": zero_grad}, "tags": (Tag.CORE,)}
+    return _unary(name, fn, takes=takes, fast=FLOATS, **rules)
+
+
+sign: Overload = _stepped("sign", _sign, ORDERED)
+floor = _stepped("floor", np.floor)
+ceil = _stepped("ceil", np.ceil)
+trunc = _stepped("trunc", np.trunc)
+round = _stepped("round", np.rint)
 square = _unary(
     "square",
     np.square,
     lambda name, x: same(name, x, 2),
     fast=NUMBERS,
     vjp={"self": lambda g, self: g * (self * 2)},
-    decomposition=lambda self: self * self,
+    decomposition=lambda self: self * (self * 1 if self.dtype.is_bool else self),
 )
 
 # ---------------------------------------------------------------- elementary functions
@@ -295,7 +308,7 @@ log1p      = _elementary("log1p", np.log1p, lambda g, self: g / (self + 1))
 sqrt       = _elementary("sqrt", np.sqrt, lambda g, out: g / (2 * out))
 rsqrt      = _elementary("rsqrt", _rsqrt, lambda g, out: g * (-0.5 * (out * out * out)))
 reciprocal = _elementary("reciprocal", lambda x: 1 / x, lambda g, out: -g * (out * out))
-erf        = _elementary("erf", numpy_erf, lambda g, self: g * _erf_slope(self))
+erf        = _elementary("erf", numpy_erf, lambda g, self: g * _erf_slope(self), takes=ORDERED)
 sin        = _elementary("sin", np.sin, lambda g, self: g * cos(self))
 cos: Overload = _elementary("cos", np.cos, lambda g, self: g * -sin(self))
 tanh       = _elementary("tanh", np.tanh, lambda g, out: g * (1 - out * out))
@@ -329,7 +342,7 @@ def _power(base: Array, exponent: Any) -> Any:
     if base.dtype.kind == "b":
         return np.logical_or(base, np.logical_not(exponent))
     if not np.ndim(exponent) and np.ndim(base):
-        simple = _SIMPLE_POWERS.get(float(exponent))
+        simple = _SIMPLE_POWERS.get(np.asarray(exponent, object).item())
         if simple is not None:
             return simple(base)
     if base.dtype.kind in "iu":
@@ -346,7 +359,7 @@ def _integer_power(base: Array, exponent: Array) -> Array:
     return np.where(negative, np.where(np.abs(base) == 1, power, 0), power).astype(base.dtype)
 
 
-_SIMPLE_POWERS: dict[float, Any] = {
+_SIMPLE_POWERS: dict[complex, Any] = {
     0.5: lambda x: np.sqrt(x) if x.dtype.kind == "f" else np.power(x, 0.5),
     1.0: np.positive,
     2.0: np.square,
@@ -366,13 +379,16 @@ def _power_base_vjp(g: Any, self: Any, exponent: Any) -> Any:
 
 
 def _power_exponent_vjp(g: Any, self: Any, exponent: Any, out: Any) -> Any:
-    is_flat = logical_and(self == 0, exponent >= 0)
+    is_flat = logical_and(self == 0, aten.real.default(exponent) >= 0)
     return aten.masked_fill.Scalar(g * (out * log(self)), is_flat, 0)
 
 
 def _power_of_number_vjp(g: Any, self: Any, exponent: Any, out: Any) -> Any:
     if self == 0:
-        return aten.masked_fill.Scalar(g * (out * -math.inf), exponent >= 0, 0)
+        is_flat = aten.real.default(exponent) >= 0
+        return aten.masked_fill.Scalar(g * (out * -math.inf), is_flat, 0)
+    if out.dtype.is_complex:
+        return g * (out * cmath.log(self))
     return g * (out * (math.log(self) if self > 0 else math.nan))
 
 
@@ -405,9 +421,11 @@ pow_of_scalar = elementwise(
 # ---------------------------------------------------------------- comparison and logic
 
 
-def _compare(name: str, ufunc: np.ufunc) -> tuple[Any, Any]:
+def _compare(
+    name: str, ufunc: np.ufunc, takes: frozenset[dtypes.DType] | None = ORDERED
+) -> tuple[Any, Any]:
     """The overloads for two tensors and for a tensor and a number."""
-    rules: dict[str, Any] = {"types": boolean, "tags": (Tag.CORE,)}
+    rules: dict[str, Any] = {"types": boolean, "tags": (Tag.CORE,), "takes": takes}
     return (
         elementwise(
             f"aten::{name}.Tensor(Tensor self, Tensor other) -> Tensor", ufunc, fast=ANY, **rules
@@ -421,8 +439,8 @@ def _compare(name: str, ufunc: np.ufunc) -> tuple[Any, Any]:
     )
 
 
-eq, eq_scalar = _compare("eq", np.equal)
-ne, ne_scalar = _compare("ne", np.not_equal)
+eq, eq_scalar = _compare("eq", np.equal, None)
+ne, ne_scalar = _compare("ne", np.not_equal, None)
 lt, lt_scalar = _compare("lt", np.less)
 le, le_scalar = _compare("le", np.less_equal)
 gt, gt_scalar = _compare("gt", np.greater)
@@ -504,6 +522,7 @@ maximum = elementwise(
     "aten::maximum(Tensor self, Tensor other) -> Tensor",
     np.maximum,
     fast=ANY,
+    takes=ORDERED,
     inplace=False,
     tags=(Tag.CORE,),
     vjp=_extreme_vjp(lambda a, b: a < b),
@@ -512,6 +531,7 @@ minimum = elementwise(
     "aten::minimum(Tensor self, Tensor other) -> Tensor",
     np.minimum,
     fast=ANY,
+    takes=ORDERED,
     inplace=False,
     tags=(Tag.CORE,),
     vjp=_extreme_vjp(lambda a, b: a > b),
@@ -529,7 +549,7 @@ def _check_clamp(self: Any, min: Any = None, max: Any = None) -> None:
         lambda: "clamp: at least one of 'min' and 'max' must not be None.",
     )
     given = [o for o in (self, min, max) if o is not None]
-    check_dtype("clamp", result_type(*given), _NOT_BOOL)
+    check_dtype("clamp", result_type(*given), REAL)
 
 
 def _clamp(x: Array, low: Any, high: Any) -> Any:
@@ -580,6 +600,7 @@ def _threshold_backward(g: Array, x: Array, threshold: Any) -> Array:
 threshold_backward: Overload = elementwise(
     "aten::threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor",
     _threshold_backward,
+    takes=REAL,
     memory_order="reversed",
     inplace=False,
     out=False,
@@ -592,6 +613,7 @@ relu = _unary(
     "relu",
     lambda x: np.maximum(x, 0),
     no_bool(same, "Convert it to a number dtype."),
+    takes=REAL,
     fast=NUMBERS,
     out=False,
     tags=(Tag.CORE,),
@@ -607,7 +629,7 @@ def _silu_vjp(g: Any, self: Any) -> Any:
 silu = _unary(
     "silu",
     lambda x: x / (1 + np.exp(-x)),
-    checks=lambda self: check_dtype("silu", self.dtype, _REAL),
+    checks=lambda self: check_dtype("silu", self.dtype, _INEXACT),
     fast=FLOATS,
     vjp={"self": _silu_vjp},
     decomposition=lambda self: self * sigmoid(self),

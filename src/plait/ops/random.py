@@ -8,6 +8,7 @@ that both give the same bits; compiled graphs reserve their call numbers at each
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from dataclasses import replace
@@ -227,7 +228,12 @@ def random_operator(
 
 
 def _uniform(size: Any, seed: Any, call: Any, dtype: DType) -> Tensor:
-    """Uniform draws of any floating dtype, below 1 also in half precision."""
+    """Uniform draws of any floating dtype, below 1 also in half precision.
+
+    Of complex types real and imaginary part are drawn so, as neighbours.
+    """
+    if dtype.is_complex:
+        return aten.view_as_complex.default(_uniform((*size, 2), seed, call, dt.to_real(dtype)))  # type: ignore[no-any-return]
     if dtype in (dt.float32, dt.float64):
         return philox_uniform(size, seed, call, dtype=dtype)  # type: ignore[no-any-return]
     steps = 2.0**11 if dtype is dt.float16 else 2.0**8
@@ -237,7 +243,10 @@ def _uniform(size: Any, seed: Any, call: Any, dtype: DType) -> Tensor:
 
 
 def _normal(size: Any, seed: Any, call: Any, dtype: DType) -> Tensor:
-    """Normal draws of any floating dtype."""
+    """Normal draws of any floating dtype; of complex types with variance 1 in all, 1/2 a part."""
+    if dtype.is_complex:
+        parts = _normal((*size, 2), seed, call, dt.to_real(dtype))
+        return aten.view_as_complex.default(parts * math.sqrt(0.5))  # type: ignore[no-any-return]
     wide = dtype if dtype is dt.float64 else dt.float32
     draws: Tensor = philox_normal(size, seed, call, dtype=wide)
     return draws if wide is dtype else aten._to_copy.default(draws, dtype=dtype)
@@ -250,6 +259,11 @@ def _as(self: Any, draws: Tensor) -> Tensor:
     return aten.copy.default(aten.empty_like.default(self, dtype=draws.dtype), draws)  # type: ignore[no-any-return]
 
 
+def _require_inexact(name: str, argument: str, meta: TensorMeta) -> None:
+    if not meta.dtype.is_complex:
+        require_floating(name, argument, meta)
+
+
 def _random_meta(name: str) -> Rule:
     def shape(
         size: tuple[Any, ...],
@@ -259,7 +273,7 @@ def _random_meta(name: str) -> Rule:
         generator: Generator | None = None,
     ) -> TensorMeta:
         meta = factory_meta(name, size, dtype or get_default_dtype(), device)
-        require_floating(name, "dtype", meta)
+        _require_inexact(name, "dtype", meta)
         return meta
 
     return shape
@@ -268,7 +282,7 @@ def _random_meta(name: str) -> Rule:
 def _random_like_meta(name: str) -> Rule:
     def shape(self: Any, **options: Any) -> TensorMeta:
         meta = like_meta(self, **options)
-        require_floating(name, "self", meta)
+        _require_inexact(name, "self", meta)
         return meta
 
     return shape

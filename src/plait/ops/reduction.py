@@ -271,6 +271,7 @@ define(
     ),
     tags=(Tag.REDUCTION,),
     kind="reduction",
+    holomorphic=True,
 )
 define(
     "aten::prod.dim_int(Tensor self, int dim, bool keepdim=False, "
@@ -280,6 +281,7 @@ define(
     vjp={"self": _prod_vjp},
     tags=(Tag.REDUCTION, Tag.CORE),
     kind="reduction",
+    holomorphic=True,
 )
 
 # ---------------------------------------------------------------- any, all
@@ -345,9 +347,11 @@ _define_logic("all", np.logical_and)
 def _var_shape(
     self: Any, dim: Any = None, *, correction: Any = None, keepdim: bool = False
 ) -> TensorMeta:
-    require_floating("var", "self", self)
+    if not self.dtype.is_complex:
+        require_floating("var", "self", self)
     dims = reduced_dims("var", len(self.shape), dim)
-    return TensorMeta(reduced_shape(tuple(self.shape), dims, keepdim), self.dtype, self.device)
+    shape = reduced_shape(tuple(self.shape), dims, keepdim)
+    return TensorMeta(shape, dt.to_real(self.dtype), self.device)
 
 
 def _degrees(count: IntLike, correction: Any) -> Any:
@@ -364,11 +368,11 @@ def _var_kernel(
 ) -> Any:
     axes = numpy_axes(self, dim)
     count = count_of(self.shape, axes)
-    wide = self.astype(np.float64)
+    wide = self.astype(np.complex128 if self.dtype.kind == "c" else np.float64)
     mean = np.add.reduce(wide, axis=axes, keepdims=True) / np.float64(count)
     wide -= mean
-    np.multiply(wide, wide, out=wide)
-    total: Any = np.sum(wide, axis=axes, keepdims=keepdim)
+    squares = np.square(np.abs(wide)) if self.dtype.kind == "c" else np.square(wide, out=wide)
+    total: Any = np.sum(squares, axis=axes, keepdims=keepdim)
     return np.true_divide(total, np.float64(_degrees(count, correction)))
 
 
@@ -377,6 +381,8 @@ def _var_decomposition(
 ) -> Any:
     count = count_of(self.shape, reduced_dims("var", self.ndim, dim))
     centered = self - aten.mean.dim(self, dim, True)
+    if self.dtype.is_complex:
+        centered = aten.abs.default(centered)
     total = aten.sum.dim_IntList(centered * centered, dim, keepdim)
     return total / _degrees(count, correction)
 
@@ -409,7 +415,7 @@ def _logsumexp_dtype(self: Any, dtype: DType | None) -> DType:
 def _logsumexp_kernel(self: Array, dim: Any, keepdim: bool = False, *, meta: Any) -> Any:
     wide = self.astype(np.float32 if meta.dtype in _HALF else meta.dtype.numpy, copy=False)
     axes = numpy_axes(self, dim)
-    peak = np.maximum.reduce(wide, axis=axes, keepdims=True, initial=-np.inf)
+    peak = np.maximum.reduce(wide.real, axis=axes, keepdims=True, initial=-np.inf)
     peak = np.where(np.isinf(peak), peak.dtype.type(0), peak)
     total = np.log(np.add.reduce(np.exp(wide - peak), axis=axes, keepdims=True)) + peak
     return total.reshape(meta.shape)
@@ -422,7 +428,7 @@ def _logsumexp_decomposition(self: Tensor, dim: Any, keepdim: bool = False) -> A
     if count_of(shape, dims) == 0:
         lowest = float("-inf")
         return aten.full.default(reduced_shape(shape, dims, keepdim), lowest, dtype=dtype)
-    peak = aten.amax.default(x, dims, True)
+    peak = aten.amax.default(aten.real.default(x), dims, True)
     peak = aten.masked_fill.Scalar(peak, aten.isinf.default(peak), 0)
     total = aten.log.default(aten.sum.dim_IntList(aten.exp.default(x - peak), dims, True)) + peak
     return total if keepdim else aten.view.default(total, reduced_shape(shape, dims, False))
@@ -441,6 +447,7 @@ define(
     decomposition=_logsumexp_decomposition,
     tags=(Tag.REDUCTION,),
     kind="reduction",
+    holomorphic=True,
 )
 
 

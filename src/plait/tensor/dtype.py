@@ -30,6 +30,7 @@ __all__ = [
     "int64",
     "set_default_dtype",
     "to_complex",
+    "to_real",
     "uint8",
     "uint16",
     "uint32",
@@ -215,3 +216,10 @@ def to_complex(dtype: DType) -> DType:
     if dtype.is_complex:
         return dtype
     return complex128 if dtype is float64 else complex64
+
+
+def to_real(dtype: DType) -> DType:
+    """Return the type of the parts of a complex type (other types return themselves)."""
+    if not dtype.is_complex:
+        return dtype
+    return float64 if dtype is complex128 else float32

@@ -460,11 +460,16 @@ def wrap(array: np.ndarray[Any, Any], dtype: DType | None = None) -> Tensor:
     return self
 
 
-def wrap_view(base: Tensor, layout: Layout) -> Tensor:
-    """A tensor that shows other elements of `base`'s storage, from whose start offsets count."""
+def wrap_view(base: Tensor, layout: Layout, dtype: DType | None = None) -> Tensor:
+    """A tensor that shows other elements of `base`'s storage, from whose start offsets count.
+
+    `dtype` reads the memory as elements of another type, which the layout then counts.
+    """
     storage = base.storage
     self: Tensor = _new(Tensor)
-    dtype = self._dtype = base._dtype
+    if dtype is None:
+        dtype = base._dtype
+    self._dtype = dtype
     self._storage = storage
     self._strides = layout.strides
     self._offset = layout.offset

@@ -40,7 +40,10 @@ _TOLERANCES: dict[DType, tuple[float, float]] = {
     dtypes.bfloat16: (1.6e-2, 1e-3),
     dtypes.float32: (2e-6, 5e-7),
     dtypes.float64: (1e-12, 1e-14),
+    dtypes.complex64: (2e-6, 5e-7),
+    dtypes.complex128: (1e-12, 1e-14),
 }
+_ROUNDED = (dtypes.float16, dtypes.bfloat16)
 _LOOSER = {  # family -> factor on both
     "elementwise": 1.0,
     "reduction": 4.0,
@@ -56,7 +59,8 @@ def tolerance(dtype: DType, family: str = "elementwise") -> tuple[float, float]:
     """(rtol, atol) for results of ``dtype``; exact for integers and bools."""
     rtol, atol = _TOLERANCES.get(dtype, (0.0, 0.0))
     factor = _LOOSER.get(family, 1.0)
-    return rtol * factor, atol * factor
+    # The half types' own digits are few: a wider relative bound would compare nothing.
+    return rtol * (min(factor, 4.0) if dtype in _ROUNDED else factor), atol * factor
 
 
 # ---------------------------------------------------------------- values
@@ -209,7 +213,7 @@ def _error_of(call: Callable[[], Any]) -> Exception | None:
 
 
 def check_gradients_against_torch(torch: Any, qualname: str, sample: SampleInput) -> None:
-    """Gradients of all floating arguments, for one fixed cotangent, are torch's."""
+    """Gradients of all floating and complex arguments, for one fixed cotangent, are torch's."""
     from plait.autograd.functional import grad
 
     op, label = lookup(qualname), _label(qualname, sample)
@@ -282,7 +286,7 @@ def check_second_gradients_against_torch(torch: Any, qualname: str, sample: Samp
 
 def _loosest(call: SampleInput, results: list[Any]) -> tuple[float, float]:
     """The tolerance of the least precise dtype in play: gradients pass through all of them."""
-    used = [t.dtype for t in (*call.tensors(), *results) if t.dtype.is_floating]
+    used = [t.dtype for t in (*call.tensors(), *results) if t.dtype.category > 1]
     table = [tolerance(dtype, "gradient") for dtype in used]
     return max(r for r, _ in table), max(a for _, a in table)
 
@@ -297,13 +301,16 @@ def _torch_tensors(sample: SampleInput) -> list[Any]:
 
 
 def _differentiable(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dtype.is_floating:
+    if isinstance(value, Tensor) and value.dtype.category > 1:
         return value.detach().requires_grad_()
     return value
 
 
 def _cotangent(out: Tensor) -> Tensor:
-    values = np.cos(np.arange(max(1, int(out.numel()))) + 1.0)[: int(out.numel())]
+    places = np.arange(int(out.numel())) + 1.0
+    values: Any = np.cos(places)
+    if out.dtype.is_complex:
+        values = values + 1j * np.sin(places)
     return from_numpy(values.reshape(out.shape).astype(out.dtype.numpy))
 
 

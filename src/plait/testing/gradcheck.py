@@ -2,7 +2,8 @@
 
 One inner product instead of a Jacobian: for a cotangent v of the results and a direction u of one
 argument, <gradient, u> must be the derivative of <v, fn(x + t u)> at t = 0. Second order is the
-same check of the function that returns the gradients.
+same check of the function that returns the gradients. Of complex numbers, the inner product is the
+real part of the usual one: real and imaginary parts are coordinates, which is PyTorch's convention.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def gradcheck(
 ) -> bool:
     """Check the gradients of ``fn(*inputs)`` for every argument that requires grad; returns True.
 
-    These arguments must be float64; others are passed on. Results that do not require grad are left
+    These arguments must be float64 or complex128; others are passed on. Results that do not require grad are left
     out. Raises AutogradError with the argument, both values and the bound where they disagree, and
     InvalidArgument for inputs that cannot be checked.
 
@@ -124,7 +125,7 @@ def _check_direction(
         """<v, fn> with argument ``p`` replaced."""
         replaced = from_numpy(moved).requires_grad_()
         results = _results(fn(*arguments[:p], replaced, *arguments[p + 1 :]))
-        return float(sum(np.vdot(w, _array(results[i])) for w, i in zip(weights, kept)))
+        return float(sum(_inner(w, _array(results[i])) for w, i in zip(weights, kept)))
 
     for p, g in zip(positions, found, strict=True):
         _compare(p, arguments[p], g, weighed, _random(rng, arguments[p]), eps, bounds)
@@ -139,9 +140,9 @@ def _checked_positions(arguments: Sequence[Any]) -> list[int]:
     for p in positions:
         dtype = arguments[p].dtype
         check(
-            dtype is dtypes.float64,
+            dtype in (dtypes.float64, dtypes.complex128),
             InvalidArgument,
-            lambda: f"gradcheck: argument {p} is {dtype}; differences need float64.",  # noqa: B023 - called at once
+            lambda: f"gradcheck: argument {p} is {dtype}; expected float64 or complex128.",  # noqa: B023 - called at once
         )
     return positions
 
@@ -157,7 +158,7 @@ def _compare(
 ) -> None:
     """Raise unless <g, u> is the slope of ``weighed`` along ``u``."""
     x = _array(argument)
-    analytic = 0.0 if g is None else float(np.vdot(_array(g), u))
+    analytic = 0.0 if g is None else _inner(_array(g), u)
     ahead, behind = _moved(x, eps * u), _moved(x, -eps * u)
     slope = (weighed(position, ahead) - weighed(position, behind)) / (2 * eps)
     bound = bounds[1] + bounds[0] * max(abs(slope), abs(analytic), float(np.linalg.norm(u)))
@@ -167,6 +168,11 @@ def _compare(
             f"along a random direction got {analytic!r}; finite differences give {slope!r}; "
             f"allowed difference {bound:.3g}."
         )
+
+
+def _inner(a: Array, b: Array) -> float:
+    """The sum of products of all coordinates."""
+    return float(np.vdot(a, b).real)
 
 
 def _moved(x: Array, step: Array) -> Array:
@@ -185,4 +191,7 @@ def _array(t: Tensor) -> Array:
 
 
 def _random(rng: np.random.Generator, like: Tensor) -> Array:
-    return np.asarray(rng.uniform(-1, 1, like.shape), like.dtype.numpy)
+    values = rng.uniform(-1, 1, like.shape)
+    if like.dtype.is_complex:
+        values = values + 1j * rng.uniform(-1, 1, like.shape)
+    return np.asarray(values, like.dtype.numpy)

@@ -123,6 +123,8 @@ def make(
         array = rng.integers(int(start), int(high), shape, endpoint=True)
     else:
         array = rng.uniform(low, high, shape)
+        if dtype.is_complex:
+            array = array + 1j * rng.uniform(-2.0, 2.0, shape)
     return from_numpy(np.array(array, dtype.numpy))
 
 

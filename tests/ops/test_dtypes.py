@@ -1,0 +1,132 @@
+"""Every operator in every element type: values, types, strides, gradients, refusals of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import plait
+from plait.base.errors import PlaitError
+from plait.dispatch.dispatcher import lookup
+from plait.dispatch.tags import Tag
+from plait.tensor import dtype as dt
+from plait.testing import compare
+from plait.testing.gradcheck import gradcheck, gradgradcheck
+from plait.testing.samples import SampleInput, sampled
+from plait.testing.samples.retyped import retyped
+
+WIDE_UNSIGNED = (dt.uint16, dt.uint32, dt.uint64)  # PyTorch has them in few operators; we in all
+FOLLOWED = (dt.bfloat16, dt.float64, dt.complex64)  # complex128 is followed numerically
+UNWRITTEN = ("empty", "new_empty")
+
+
+def _is_compared(qualname: str) -> bool:
+    op = lookup(qualname)
+    drawn = Tag.NONDETERMINISTIC_SEEDED in op.tags
+    return qualname.startswith("aten::") and not drawn and not op.name.startswith(UNWRITTEN)
+
+
+OPERATORS = [q for q in sampled() if _is_compared(q)]
+# Where we do more than PyTorch, or less: (operator, type).
+MORE = {("aten::threshold_backward", dt.bool_)}
+LESS = {("aten::complex", dt.float16), ("aten::view_as_complex", dt.float16)}  # no complex32
+# PyTorch has no derivative: of these types there, or at all.
+NO_COMPLEX_GRADIENT = {
+    "aten::embedding", "aten::silu", "aten::zero", "aten::slice_scatter", "aten::select_scatter",
+}  # fmt: skip
+NO_GRADIENT = {"aten::copy", "aten::as_strided_scatter"}
+
+
+def _error(call: Callable[[], Any]) -> Exception | None:
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+def _is_refused(torch: Any, qualname: str, sample: SampleInput, dtype: dt.DType) -> bool:
+    """Whether the call is an error, in both or where we differ on purpose."""
+    theirs = _error(lambda: compare.torch_call(torch, qualname, sample))
+    ours = _error(lambda: lookup(qualname)(*sample.args, **sample.kwargs))
+    label = f"{qualname} [{sample.name}]"
+    if (qualname, dtype) in LESS:
+        assert isinstance(ours, PlaitError) and theirs is None, label
+        return True
+    if theirs is None:
+        assert ours is None, f"{label}: raised {ours!r}"
+        return False
+    if ours is None:
+        assert dtype in WIDE_UNSIGNED or (qualname, dtype) in MORE, f"{label}: torch: {theirs!r}"
+        return True
+    expected = RuntimeError if isinstance(theirs, RuntimeError) else type(theirs)
+    assert isinstance(ours, expected) and isinstance(ours, PlaitError), f"{label}: {ours!r}"
+    return True
+
+
+@pytest.mark.parametrize("qualname", OPERATORS)
+def test_values_types_strides_and_refusals(torch: Any, qualname: str) -> None:
+    op = lookup(qualname)
+    for dtype in dt.ALL_DTYPES:
+        for sample in retyped(qualname, dtype):
+            if _is_refused(torch, qualname, sample, dtype):
+                continue
+            compare.check_against_torch(torch, qualname, sample, strides=qualname != "aten::copy")
+            if not op.is_composite:
+                compare.check_shape_rule(qualname, sample)
+            if op.decomposition is not None:
+                compare.check_decomposition(qualname, sample)
+
+
+def _is_differentiable(qualname: str) -> bool:
+    op = lookup(qualname)
+    return op.is_composite or any(rule is not None for rule in (op.vjp or {}).values())
+
+
+DIFFERENTIABLE = [q for q in OPERATORS if _is_differentiable(q)]
+
+
+def _accepted(qualname: str, dtype: dt.DType) -> list[SampleInput]:
+    op = lookup(qualname)
+    calls = retyped(qualname, dtype)
+    return [s for s in calls if _error(lambda s=s: op(*s.args, **s.kwargs)) is None]
+
+
+@pytest.mark.parametrize("qualname", [q for q in DIFFERENTIABLE if q not in NO_GRADIENT])
+def test_gradients(torch: Any, qualname: str) -> None:
+    for dtype in FOLLOWED:
+        if dtype.is_complex and qualname in NO_COMPLEX_GRADIENT:
+            continue
+        for sample in _accepted(qualname, dtype):
+            compare.check_gradients_against_torch(torch, qualname, sample)
+            if dtype.itemsize >= 4:
+                compare.check_second_gradients_against_torch(torch, qualname, sample)
+
+
+@pytest.mark.parametrize("qualname", DIFFERENTIABLE)
+def test_derivatives_by_complex_numbers(qualname: str) -> None:
+    op = lookup(qualname)
+    for sample in _accepted(qualname, dt.complex128)[:1]:
+        inputs = [t for t in sample.tensors() if t.dtype.is_complex]
+        unruled = {n for n, rule in (op.vjp or {}).items() if rule is None}
+        if unruled or not inputs:
+            continue
+
+        def call(*tensors: Any, sample: SampleInput = sample) -> Any:
+            given = iter(tensors)
+            filled = sample.replaced(
+                lambda v: next(given)
+                if isinstance(v, plait.Tensor) and v.dtype.is_complex
+                else v
+            )
+            return op(*filled.args, **filled.kwargs)
+
+        leaves = [t.detach().requires_grad_() for t in inputs]
+        outs = call(*leaves)
+        if not any(o.requires_grad for o in (outs if isinstance(outs, list | tuple) else [outs])):
+            continue
+        gradcheck(call, leaves)
+        gradgradcheck(call, leaves)
