@@ -147,6 +147,9 @@ def _in_other_types(qualname: str) -> list[SampleInput]:
 
 def _raises(call: Call) -> bool:
     try:
+        if call.op.shape_rule is not None:
+            args, kwargs = call.op.normalize(call.sample.args, call.sample.kwargs)
+            call.op.shape_rule(*args, **kwargs)
         call(*call.tensors)
     except plait.PlaitError:
         return True

@@ -15,6 +15,7 @@ from plait.dispatch.keys import DispatchKey
 from plait.dispatch.operator import Overload
 from plait.dispatch.python_key import tensors_in
 from plait.dispatch.tags import Tag
+from plait.tensor.dtype import DType
 from plait.tensor.layout import Layout, TensorMeta
 from plait.tensor.tensor import Tensor, make_fake
 
@@ -62,19 +63,19 @@ def _written(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _view(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], cls: type[Tensor]) -> Any:
-    if op.shape_rule is not None:
-        op.shape_rule(*args, **kwargs)
+    metas = None if op.shape_rule is None else op.shape_rule(*args, **kwargs)
     source: Tensor = next(tensors_in(args))
     layout = Layout(source.shape, source.stride(), source.storage_offset())
     assert op.view_rule is not None
     layouts = op.view_rule(layout, *args[1:], **kwargs)
     if isinstance(layouts, Layout):
-        return _view_of(source, layouts, cls)
-    return tuple([_view_of(source, one, cls) for one in layouts])
+        dtype = metas.dtype if isinstance(metas, TensorMeta) else source.dtype
+        return _view_of(source, layouts, dtype, cls)
+    return tuple([_view_of(source, one, source.dtype, cls) for one in layouts])
 
 
-def _view_of(source: Tensor, layout: Layout, cls: type[Tensor]) -> Tensor:
-    meta = TensorMeta(layout.shape, source.dtype, source.device, layout.strides)
+def _view_of(source: Tensor, layout: Layout, dtype: DType, cls: type[Tensor]) -> Tensor:
+    meta = TensorMeta(layout.shape, dtype, source.device, layout.strides)
     return make_fake(meta, storage=source.storage, cls=cls, offset=layout.offset)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from plait.base.errors import DtypeMismatch, InplaceError, ShapeMismatch
+from plait.base.errors import DtypeMismatch, InplaceError, ShapeMismatch, check
 from plait.dispatch import dispatcher
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.operator import Overload
@@ -152,6 +152,14 @@ def _derive_inplace(
                 "match the broadcast shape)"
             )
         check_dtype_fits(name, meta.dtype, self.dtype)
+        check(
+            not (self.dtype.is_complex and meta.dtype.is_floating),
+            DtypeMismatch,
+            lambda: (
+                f"{name}: the result is real and may not be written into complex numbers; got "
+                f"{self.dtype}. Use the form without the underscore. (In-place is not supported)"
+            ),
+        )
         return TensorMeta(self.shape, self.dtype, self.device, self.strides)
 
     variant.shape_rule = shape
