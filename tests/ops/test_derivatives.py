@@ -1,4 +1,4 @@
-"""First and second derivatives of every operator against finite differences, in double precision."""
+"""First and second derivatives of every operator against finite differences, in doubles."""
 
 from __future__ import annotations
 

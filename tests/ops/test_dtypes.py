@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
 import plait
@@ -145,9 +144,7 @@ def test_derivatives_by_complex_numbers(qualname: str) -> None:
         def call(*tensors: Any, sample: SampleInput = sample) -> Any:
             given = iter(tensors)
             filled = sample.replaced(
-                lambda v: next(given)
-                if isinstance(v, plait.Tensor) and v.dtype.is_complex
-                else v
+                lambda v: next(given) if isinstance(v, plait.Tensor) and v.dtype.is_complex else v
             )
             return op(*filled.args, **filled.kwargs)
 

@@ -37,7 +37,7 @@ def add_(a: Tensor, b: Tensor) -> Tensor:
 
 
 def conj(t: Any) -> Any:
-    """The complex conjugate of a tensor or of each in a sequence; None and real ones as they are."""
+    """The conjugate of a tensor or of each in a sequence; None and real ones as they are."""
     if isinstance(t, tuple | list):
         return [conj(item) for item in t]
     return lookup("aten::_conj_physical").call(t) if t is not None and t._dtype.is_complex else t

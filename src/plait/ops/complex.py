@@ -70,9 +70,7 @@ def _as_complex_layout(layout: Layout) -> Layout:
         ),
     )
     check(
-        strides[-1] == 1
-        and all(step % 2 == 0 for step in strides[:-1])
-        and layout.offset % 2 == 0,
+        strides[-1] == 1 and all(step % 2 == 0 for step in strides[:-1]) and layout.offset % 2 == 0,
         ShapeMismatch,
         lambda: (
             f"view_as_complex: argument 'self' does not lie in memory in pairs; got strides "

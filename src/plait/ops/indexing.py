@@ -1,8 +1,9 @@
 """Reading and writing by index tensors: index_select, gather, scatter, index_add, embedding.
 
 Negative indices are refused, as in PyTorch. Positions that occur twice are added in order, so sums
-do not depend on threads; those of the half types are made in float32. Results are contiguous. Shape rules check all but the values of indices,
-which are data: kernels check those and name operator, argument, value and bounds.
+do not depend on threads; those of the half types are made in float32. Results are contiguous. Shape
+rules check all but the values of indices, which are data: kernels check those and name operator,
+argument, value and bounds.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import numpy as np
 from plait.base.errors import IndexOutOfRange, MissingKernel, ShapeMismatch
 from plait.dispatch.tags import Tag
 from plait.ops import aten
+from plait.ops.arrays import widened
 from plait.ops.checks import (
     require,
     require_index_dtype,
     require_rank,
     require_same_dtype,
 )
-from plait.ops.arrays import widened
 from plait.ops.define import Array, define
 from plait.tensor.layout import IntLike, Shape, TensorMeta, has_no_elements, wrap_dim
 

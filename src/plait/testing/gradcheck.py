@@ -36,8 +36,8 @@ def gradcheck(
 ) -> bool:
     """Check the gradients of ``fn(*inputs)`` for every argument that requires grad; returns True.
 
-    These arguments must be float64 or complex128; others are passed on. Results that do not require grad are left
-    out. Raises AutogradError with the argument, both values and the bound where they disagree, and
+    These arguments must be float64 or complex128; others are passed on. Results that do not require
+    grad are left out. Raises AutogradError with the argument, both values and the bound where they disagree, and
     InvalidArgument for inputs that cannot be checked.
 
     >>> import plait

@@ -77,4 +77,3 @@ def _matrices() -> Iterator[SampleInput]:
 def _vectors() -> Iterator[SampleInput]:
     for dtype in (*_COMPLEX, *_PARTS):
         yield SampleInput(make(4, dtype=dtype), make(4, dtype=dtype, seed=1), name=dtype.name)
-
