@@ -37,8 +37,8 @@ def gradcheck(
     """Check the gradients of ``fn(*inputs)`` for every argument that requires grad; returns True.
 
     These arguments must be float64 or complex128; others are passed on. Results that do not require
-    grad are left out. Raises AutogradError with the argument, both values and the bound where they disagree, and
-    InvalidArgument for inputs that cannot be checked.
+    grad are left out. Raises AutogradError with the argument, both values and the bound where they
+    disagree, and InvalidArgument for inputs that cannot be checked.
 
     >>> import plait
     >>> x = plait.tensor([0.5, 2.0], dtype=plait.float64, requires_grad=True)
