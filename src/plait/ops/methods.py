@@ -176,6 +176,16 @@ def _attach(name: str, function: Callable[..., Any], group: dict[str, Any]) -> N
     setattr(Tensor, name, function)
 
 
+def _part(name: str, doc: str) -> property:
+    """The real or imaginary parts as a property."""
+    read = getattr(aten, name).default
+
+    def write(self: Tensor, value: Any) -> None:
+        subscript.set_item(read(self), ..., value)
+
+    return property(lambda self: read(self), write, doc=doc)
+
+
 def _attach_properties() -> None:
     PROPERTIES["T"] = property(functional.reverse_dims, doc="The dimensions in reverse order.")
     PROPERTIES["mT"] = property(
@@ -189,12 +199,7 @@ def _attach_properties() -> None:
         ("real", "The real parts, as a view; assigning writes them."),
         ("imag", "The imaginary parts, as a view; assigning writes them."),
     ):
-        read = getattr(aten, name).default
-        PROPERTIES[name] = property(
-            lambda self, read=read: read(self),
-            lambda self, value, read=read: subscript.set_item(read(self), ..., value),
-            doc=doc,
-        )
+        PROPERTIES[name] = _part(name, doc)
     for name, value in PROPERTIES.items():
         setattr(Tensor, name, value)
 
