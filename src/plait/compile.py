@@ -21,10 +21,11 @@ from plait.base.errors import InvalidArgument
 from plait.capture.entries import Entry, Recompile, Segment, SizeHistory
 from plait.capture.guards import aliased_writes, build_guards
 from plait.capture.modules import is_module_like
-from plait.capture.signature import flatten_call
+from plait.capture.signature import flatten_call, label_of
 from plait.capture.tracer import CapturedProgram, capture
 from plait.dispatch.state import tls
 from plait.ir.graph import Graph
+from plait.tensor.donated import refuse_donated
 
 __all__ = ["CompiledFunction", "compile"]
 
@@ -40,6 +41,7 @@ def compile(
     options: dict[str, Any] | None = None,
     partitioner: str | Partitioner | None = None,
     memory_budget: float = 1.0,
+    donate: str | Sequence[str] = (),
     name: str | None = None,
 ) -> Any:
     """Compile ``fn`` at its first call, for arguments like those of the call.
@@ -53,6 +55,12 @@ def compile(
     computes again what is cheaper to compute than to keep, "default" keeps all that the backward
     reads, a callable takes a joint graph and returns a ``Partition``. ``memory_budget`` below 1
     keeps at most that fraction of the bytes and computes more again, 0 keeps inputs alone.
+
+    ``donate`` names parameters whose tensors the caller does not need after the call, such as the
+    parameters and the state of an optimiser: results of equal type and strides are written into
+    their memory, and the tensors raise DonatedError when they are used again. A tensor whose memory
+    something else shows (a view, a NumPy array) is copied first. ``donations`` says what became of
+    each.
 
     A call whose arguments, or whatever else the function reads, differ from what it was compiled
     for compiles again; ``recompiles`` has the reasons. Raises DataDependentError where the function
@@ -75,6 +83,7 @@ def compile(
             options=options,
             partitioner=partitioner,
             memory_budget=memory_budget,
+            donate=donate,
             name=name,
         )
     if not callable(fn):
@@ -89,6 +98,7 @@ def compile(
         options=options,
         partitioner=choose_partitioner(partitioner, memory_budget),
         memory_budget=memory_budget,
+        donate=(donate,) if isinstance(donate, str) else tuple(donate),
         name=name,
     )
 
@@ -109,6 +119,7 @@ class CompiledFunction:
         options: dict[str, Any] | None,
         partitioner: Partitioner = min_cut_partition,
         memory_budget: float = 1.0,
+        donate: tuple[str, ...] = (),
         name: str | None = None,
     ) -> None:
         self.fn = fn
@@ -125,6 +136,7 @@ class CompiledFunction:
         self._sizes = SizeHistory(dynamic)
         self._lock = threading.RLock()
         self._names = _parameter_names(fn)
+        self.donate = _checked_donate(donate, self._names)
         self.runs_eagerly: str | None = None
         functools.update_wrapper(self, fn if hasattr(fn, "__name__") else type(fn), updated=())
         if name is not None:
@@ -172,6 +184,8 @@ class CompiledFunction:
         """The entry for this call, compiled if there is none; None if the call runs eagerly."""
         if self._run_eagerly_because() is not None:
             return None
+        for leaf in flatten_call(args, kwargs)[0]:
+            refuse_donated(self.__name__, leaf.value)
         with self._lock:
             for entry in self.entries:  # another thread may have compiled it meanwhile
                 if entry.guards.check(args, kwargs) is not None:
@@ -267,6 +281,7 @@ class CompiledFunction:
             grad_enabled=program.grad_enabled,
             options=self.options,
             partitioner=self.partitioner,
+            donated=self._donated(program),
         )
         return compiled, compiled.runtime.run
 
@@ -282,6 +297,15 @@ class CompiledFunction:
                 "alone and call backward() on its result where they are wanted.",
                 function=self.__name__,
             )
+
+    def _donated(self, program: CapturedProgram) -> list[int]:
+        """Inputs of the program that come by a donated parameter."""
+        found = []
+        for number, i in enumerate(program.inputs):
+            label = "" if i.access is None else label_of(i.access, self._names)
+            if label.partition("[")[0].partition(".")[0] in self.donate:
+                found.append(number)
+        return found
 
     def prepare(self, *args: Any, **kwargs: Any) -> bool:
         """Compile for a call like this one, backward included, without running anything.
@@ -330,6 +354,26 @@ class CompiledFunction:
         made: Sequence[Any] = [latest.forward_compiled, *latest.backward_compiled]
         return [kernel for compiled in made for kernel in getattr(compiled, "kernels", ())]
 
+    def donations(self) -> dict[str, str]:
+        """What became of each tensor that the newest entry may overwrite, by its name.
+
+        Of those that were donated, and those that the function writes.
+        """
+        latest = self._latest()
+        graph, donation = latest.forward, latest.runtime.donation
+        reused = getattr(latest.forward_compiled, "reused", {})
+        kept = getattr(latest.forward_compiled, "kept", {})
+        found: dict[str, str] = {}
+        for i in sorted({*graph.reusable, *donation.refused}):
+            desc = graph.inputs[i].desc
+            name = str(i) if desc is None else desc.expr()
+            if i in reused:
+                found[name] = f"holds {graph.output_descs[reused[i]].expr()}"
+            else:
+                reason = donation.refused.get(i) or kept.get(i, "the backend reuses no memory")
+                found[name] = f"not overwritten: {reason}"
+        return found
+
     def explain_guards(self) -> list[str]:
         """The conditions of the newest entry, one line each, then what could not be guarded."""
         self._latest()
@@ -338,6 +382,16 @@ class CompiledFunction:
             f"unguarded: {text} ({why})" for text, why in entry.program.reads.unguarded.items()
         ]
         return entry.guards.describe() + unguarded
+
+
+def _checked_donate(donate: tuple[str, ...], names: tuple[str, ...]) -> frozenset[str]:
+    for name in donate:
+        if name not in names:
+            raise InvalidArgument(
+                f"compile: argument 'donate' names {name!r}; expected parameters of the function, "
+                f"which are {', '.join(names) or 'none'}."
+            )
+    return frozenset(donate)
 
 
 def _parameter_names(fn: Any) -> tuple[str, ...]:

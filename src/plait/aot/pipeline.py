@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from plait.aot.donation import decide_donation
 from plait.aot.joint import InputSpec, JointGraph, trace_joint
 from plait.aot.partition import PartitionReport
 from plait.aot.runtime import BackwardProgram, Compiled, Runtime
@@ -56,11 +57,13 @@ def compile_ahead(
     grad_enabled: bool,
     options: dict[str, Any],
     partitioner: Partitioner = min_cut_partition,
+    donated: Sequence[int] = (),
 ) -> AOTProgram:
     """Compile ``captured`` for inputs as ``specs`` say, cut by ``partitioner``.
 
     A training program is made if grad mode is on and some input requires grad, unless no output
-    does. BackendCompilerFailed wraps what the backend raises.
+    does. ``donated`` are inputs whose memory results may take. BackendCompilerFailed wraps what the
+    backend raises.
     """
     if config.verify:
         verify(captured)
@@ -99,9 +102,11 @@ def compile_ahead(
         if config.verify:
             verify(forward, functional=True)
     forward.name = "forward"
+    donation = decide_donation(joint.meta, donated, has_backward=backward is not None)
+    forward.reusable = donation.reusable
     env.frozen = True
     compiled = compile_graph(forward)
-    runtime = Runtime(joint.meta, forward, compiled, backward)
+    runtime = Runtime(joint.meta, forward, compiled, backward, donation)
     return AOTProgram(
         captured, joint, forward, backward, runtime, compiled, account, compiled_backward, report
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from plait.aot.donation import Donation
 from plait.aot.metadata import OutputAliasInfo, OutputType, ViewAndMutationMeta
 from plait.autograd.grad_mode import no_grad
 from plait.autograd.graph import Node as TapeNode
@@ -168,8 +169,10 @@ class Runtime:
         forward_graph: Graph,
         forward: Compiled,
         backward: BackwardProgram | None,
+        donation: Donation | None = None,
     ) -> None:
         self.meta = meta
+        self.donation = donation or Donation()
         self.forward_graph = forward_graph
         self.forward = forward
         self.backward = backward
@@ -185,9 +188,14 @@ class Runtime:
         names += [f"base{k}" for k in range(meta.num_intermediate_bases)]
         arguments = "*inputs, *reserve(random_calls)" if meta.num_random_calls else "*inputs"
         lines = ["def run(inputs):"]
+        if self.donation.written:
+            lines.append("    check_writable(inputs)")
+        if self.donation.donated:
+            lines += ["    given = inputs", "    inputs = take(given)"]
         kinds = [o.output_type for o in meta.output_info]
         if self.backward is None and not mutated and all(k is OutputType.NON_ALIAS for k in kinds):
-            return "\n".join([*lines, f"    return forward({arguments})"])
+            lines.append(f"    returns = forward({arguments})")
+            return "\n".join([*lines, *self._spend(), "    return returns"])
         if self._needs_symbols:
             if meta.num_random_calls:  # reserved once, for the forward and for the symbols
                 lines.append(f"    arguments = [{arguments}]")
@@ -205,7 +213,10 @@ class Runtime:
         for k, info in enumerate(meta.output_info):
             lines.append(f"    result{k} = {_output_source(k, info, self._needs_symbols)}")
             outputs.append(f"result{k}")
-        return "\n".join([*lines, f"    return [{', '.join(outputs)}]"])
+        return "\n".join([*lines, *self._spend(), f"    return [{', '.join(outputs)}]"])
+
+    def _spend(self) -> list[str]:
+        return ["    spend(given)"] if self.donation.donated else []
 
     def _compiled_run(self) -> Callable[[list[Any]], Sequence[Any]]:
         """Compile :meth:`emit`'s source, which holds only names and numbers made here."""
@@ -217,6 +228,9 @@ class Runtime:
             "graph": self.forward_graph,
             "record": self._record,
             "write": self._write,
+            "check_writable": self.donation.check_writable,
+            "take": self.donation.take,
+            "spend": self.donation.spend,
             "replayed": _replayed,
             "infos": self.meta.output_info,
             "constant": _constant,
@@ -228,7 +242,9 @@ class Runtime:
     def run_reference(self, inputs: list[Any]) -> Sequence[Any]:
         """The calling convention, step by step."""
         meta = self.meta
-        arguments = list(inputs)
+        self.donation.check_writable(inputs)
+        given, inputs = inputs, self.donation.take(inputs)
+        arguments: list[Any] = list(inputs)
         if meta.num_random_calls:
             arguments += default_generator().reserve(meta.num_random_calls)
         symbols = symbol_values(self.forward_graph, arguments) if self._needs_symbols else {}
@@ -244,6 +260,7 @@ class Runtime:
         outputs: list[Any] = []
         for info in meta.output_info:
             outputs.append(_output(info, inputs, plain, bases, outputs, symbols))
+        self.donation.spend(given)
         return outputs
 
     def _record(
@@ -267,6 +284,9 @@ class Runtime:
 
     def _write(self, i: int, target: Tensor, value: Tensor) -> None:
         """The epilogue of a mutation: copy the value into the input; version and history follow."""
+        if value is target:  # written in place by the graph
+            target.storage.version += 1
+            return
         copy = lookup("aten::copy_")
         if value._requires_grad and not self.meta.input_info[i].mutations_under_no_grad:
             copy(target, value)

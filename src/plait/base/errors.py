@@ -12,6 +12,7 @@ existing code still works.
       DeviceMismatch          RuntimeError         tensors live on different devices
       IndexOutOfRange         IndexError           a dimension or an index does not exist
       InplaceError            RuntimeError         a tensor may not be modified in place here
+      DonatedError            RuntimeError         a tensor's memory was given to a result
       AutogradError           RuntimeError         the tape cannot be built or walked
       DataDependentError      RuntimeError         data were read where only metadata exist
       ExchangeError           BufferError          memory cannot be shared with another library
@@ -39,6 +40,7 @@ __all__ = [
     "DataDependentError",
     "DeviceMismatch",
     "DispatchError",
+    "DonatedError",
     "DtypeMismatch",
     "ExchangeError",
     "GuardFailed",
@@ -91,6 +93,10 @@ class IndexOutOfRange(PlaitError, IndexError):
 
 class InplaceError(PlaitError, RuntimeError):
     """A tensor may not be modified in place here, or was modified after the tape had saved it."""
+
+
+class DonatedError(PlaitError, RuntimeError):
+    """A tensor was used whose memory a compiled function was given for its results."""
 
 
 class AutogradError(PlaitError, RuntimeError):

@@ -384,15 +384,15 @@ def aliased_writes(
     tensors: Sequence[Tensor], written: Sequence[int]
 ) -> tuple[tuple[int, int], ...]:
     """Pairs (written input, other input) whose memory overlaps."""
+    sharing: dict[int, list[int]] = {}
+    for j, tensor in enumerate(tensors):
+        if tensor._storage is not None:  # else no other tensor has it
+            sharing.setdefault(id(tensor._storage), []).append(j)
     pairs = []
     for i in written:
         target = tensors[i]
-        for j, other in enumerate(tensors):
-            if (
-                i != j
-                and other.storage is target.storage
-                and may_overlap(target.layout, other.layout)
-            ):
+        for j in sharing.get(id(target._storage), ()):
+            if i != j and may_overlap(target.layout, tensors[j].layout):
                 pairs.append((i, j))
     return tuple(pairs)
 

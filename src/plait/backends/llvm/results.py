@@ -188,8 +188,10 @@ def runner_source(results: Sequence[Result], plan: Plan) -> str:
         for name, spec in zip(parameters, plan.inputs)
     ]
     fresh = range(len(plan.outputs))
-    if plan.outputs:
-        lines.append(f"    {''.join(f'a{k}, ' for k in fresh)}= call({', '.join(arguments)})")
+    if plan.outputs or plan.steps:
+        results_ = "".join(f"a{k}, " for k in fresh)
+        call = f"call({', '.join(arguments)})"
+        lines.append(f"    {results_}= {call}" if plan.outputs else f"    {call}")
     lines += [f"    f{k} = wrap(a{k})" for k in fresh]
     names = {}
     if any(isinstance(r, SizeResult | ViewResult) for r in results):
