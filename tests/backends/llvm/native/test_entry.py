@@ -275,11 +275,11 @@ def test_large_products_are_split_and_do_not_depend_on_threads(shape, two_thread
 
 def test_products_without_a_blas(monkeypatch):
     monkeypatch.setattr(entry_module, "find_blas", lambda: None)
-    plan, shapes = gemm_plan(5, 6, 7, batch=(2,), right=True)
+    plan, shapes = gemm_plan(50, 60, 70, batch=(2,), right=True)
     random = np.random.default_rng(0)
     a, b = (random.standard_normal(s).astype(np.float32) for s in shapes)
     (c,) = build_entry(plan, fail)(a, b)
-    np.testing.assert_allclose(c, a @ b.transpose(0, 2, 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(c, a @ b.transpose(0, 2, 1), rtol=1e-4, atol=1e-4)
     assert emit_gemm_module.SPLIT_WORK > 0
 
 

@@ -7,6 +7,7 @@ Must not know how kernels compute.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from plait.backends.llvm.native.emit_gemm import emit_gemm, gemm_items
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar
 from plait.backends.llvm.native.kernels import CompiledKernel
 from plait.backends.llvm.native.python_abi import array_fields, type_number
+from plait.backends.llvm.native.small_code import CompiledProduct
 from plait.backends.llvm.native.tabled import Tabled, known_work
 from plait.backends.llvm.native.tables import SIGNATURES as TABLE_SIGNATURES
 from plait.backends.llvm.native.vector import BITS, Space
@@ -80,7 +82,7 @@ class Driver:
         self,
         module: Any,
         plan: Plan,
-        codes: Sequence[CompiledKernel | CompiledAttention | None],
+        codes: Sequence[CompiledKernel | CompiledAttention | CompiledProduct | None],
         blas: Blas | None,
     ) -> None:
         self.module = module
@@ -263,6 +265,8 @@ class Driver:
                 self._kernel(number, step)
             elif isinstance(step, Attention):
                 self._attention(number, step)
+            elif self.codes[number] is not None:
+                self._small(number, step)
             else:
                 self._gemm(number, step)
         builder.branch(self.failed)
@@ -341,8 +345,8 @@ class Driver:
         if step.checks:
             self._leave_on_failure(number)
 
-    def kernel_function(self, code: CompiledKernel) -> Any:
-        """The declaration of a compiled kernel."""
+    def kernel_function(self, code: CompiledKernel | CompiledAttention | CompiledProduct) -> Any:
+        """The declaration of code of its own."""
         found = self.module.globals.get(code.name)
         return found or ir.Function(self.module, KERNEL_TYPE, code.name)
 
@@ -371,15 +375,23 @@ class Driver:
             for position, tensor in enumerate(step.tensors)
         ]
         sizes = [self.size(size) for size in step.sizes]
-        function = self.module.globals.get(code.name)
-        if function is None:
-            function = ir.Function(self.module, KERNEL_TYPE, code.name)
+        function = self.kernel_function(code)
         args = (self.table(buffers, POINTER), self.table(sizes, I64), self.status)
         items, work = self.size(attention_items(step)), self.size(attention_work(step))
         self._launch(function, args, items, work, 1)
 
     def _dtype(self, step: Attention, position: int) -> str:
         return step.form.mask if position == ATTENTION_MASK else step.form.dtype
+
+    def _small(self, number: int, step: Gemm) -> None:
+        code = self.codes[number]
+        assert isinstance(code, CompiledProduct)
+        buffers = [self._pointer(x.buffer, step.dtype) for x in (step.a, step.b, step.c)]
+        p = code.product
+        items = math.prod(p.batch)
+        work = I64(items * p.m * p.n * p.k * GEMM_WORK)
+        args = (self.table(buffers, POINTER), self.symbol_table, self.status)
+        self._launch(self.kernel_function(code), args, I64(items), work, 1)
 
     def _gemm(self, number: int, step: Gemm) -> None:
         name = f"gemm{number}"
@@ -409,8 +421,7 @@ class Driver:
         total: Any = I64(0)
         total_known = 0
         for step, code in zip(self.plan.steps, self.codes):
-            if code is None:
-                assert isinstance(step, Gemm)
+            if isinstance(step, Gemm):
                 _, work = gemm_items(step, self.frame)
                 work = builder.mul(work, I64(GEMM_WORK))
             elif isinstance(step, Attention):

@@ -29,6 +29,8 @@ from plait.backends.llvm.native.blas import Blas, find_blas, thread_guards
 from plait.backends.llvm.native.jit import assembly, new_module
 from plait.backends.llvm.native.kernels import CompiledKernel, compile_kernels
 from plait.backends.llvm.native.objects import Unit, load_units
+from plait.backends.llvm.native.small import small_product
+from plait.backends.llvm.native.small_code import CompiledProduct, compile_products, emit_product
 from plait.backends.llvm.native.status import failure_handler
 from plait.backends.llvm.native.tables import table_functions
 from plait.backends.llvm.plan import Attention, Check, Gemm, KernelCall, Plan
@@ -39,7 +41,7 @@ from plait.base.errors import InvalidArgument, check
 __all__ = ["CompiledEntry", "build_entry"]
 
 ENTRY = "plait_entry"
-Code: TypeAlias = CompiledKernel | CompiledAttention | None
+Code: TypeAlias = CompiledKernel | CompiledAttention | CompiledProduct | None
 DRIVER_LEVEL = 0
 """A driver runs once a call: what it saves in optimising (6 ms) it never loses again."""
 
@@ -82,6 +84,8 @@ class CompiledEntry:
             for step, code in zip(self.plan.steps, self._codes)
             if isinstance(step, Attention) and code
         ]
+        products = {c.name: c.product for c in self._codes if isinstance(c, CompiledProduct)}
+        texts += [emit_product(product, name) for name, product in products.items()]
         driver = _emit(self.plan, self._codes, find_blas())
         if kind == "llvm":
             return "\n".join(map(str, (kernels, *texts, driver)))
@@ -98,7 +102,9 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
     gets.
     """
     codes = _codes(plan)
-    has_products = any(isinstance(step, Gemm) for step in plan.steps)
+    has_products = any(
+        isinstance(step, Gemm) and code is None for step, code in zip(plan.steps, codes)
+    )
     blas = find_blas() if has_products else None
     imports = {
         **python_abi.imports(),
@@ -122,16 +128,20 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
 
 
 def _codes(plan: Plan) -> list[Code]:
-    """The code of every step; matrix products are part of the driver."""
+    """The code of every step; matrix products that are not small are part of the driver."""
     kernels = [step.kernel for step in plan.steps if isinstance(step, KernelCall)]
     forms = [step.form for step in plan.steps if isinstance(step, Attention)]
+    small = [small_product(step) for step in plan.steps]
     compiled, attended = iter(compile_kernels(kernels)), iter(compile_attention(forms))
+    products = iter(compile_products([product for product in small if product is not None]))
     codes: list[Code] = []
-    for step in plan.steps:
+    for step, product in zip(plan.steps, small):
         if isinstance(step, KernelCall):
             codes.append(next(compiled))
+        elif isinstance(step, Attention):
+            codes.append(next(attended))
         else:
-            codes.append(next(attended) if isinstance(step, Attention) else None)
+            codes.append(next(products) if product is not None else None)
     return codes
 
 
