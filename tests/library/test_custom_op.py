@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -605,6 +606,56 @@ def test_exact_strides_reach_the_kernel_in_compiled_code() -> None:
     eager, seen[:] = list(seen), []
     plait.compile(f)(x)
     assert seen == eager
+
+
+@dataclass(frozen=True)
+class Window:
+    size: int
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.step = 1
+
+
+library.register_opaque_type(Window, typ="value")
+library.register_opaque_type(Counter, typ="reference", guard_fn=lambda c: c.step)
+
+
+@pytest.mark.spec("A16")
+def test_equal_values_share_a_compile_and_another_compiles_again_with_a_reason() -> None:
+    @custom_op("tests::windowed", mutates_args=())
+    def windowed(x: Tensor, window: Window) -> Tensor:
+        return x * window.size
+
+    windowed.register_fake(lambda x, window: plait.empty_like(x))
+    compiled = plait.compile(lambda x, window: windowed(x, window) + 1)
+    x = plait.ones(2)
+    assert compiled(x, Window(2)).tolist() == [3.0, 3.0]
+    assert compiled(x, Window(2)).tolist() == [3.0, 3.0]
+    assert len(compiled.entries) == 1
+    assert compiled(x, Window(3)).tolist() == [4.0, 4.0]
+    assert len(compiled.entries) == 2 and "window" in str(compiled.recompiles[0])
+    with pytest.raises(TypeError, match="argument 'window' has the wrong type; got int"):
+        windowed(x, 3)
+
+
+@pytest.mark.spec("A16")
+def test_a_reference_is_guarded_by_identity_and_by_its_guard() -> None:
+    @custom_op("tests::counted", mutates_args=())
+    def counted(x: Tensor, counter: Counter) -> Tensor:
+        return x * counter.step
+
+    counted.register_fake(lambda x, counter: plait.empty_like(x))
+    compiled = plait.compile(lambda x, counter: counted(x, counter))
+    x, counter = plait.ones(1), Counter()
+    compiled(x, counter)
+    compiled(x, counter)
+    assert len(compiled.entries) == 1
+    counter.step = 2
+    assert compiled(x, counter).tolist() == [2.0] and len(compiled.entries) == 2
+    compiled(x, Counter())
+    assert len(compiled.entries) == 3
 
 
 def test_an_operator_outlives_its_name_only_while_defined() -> None:

@@ -23,6 +23,7 @@ from plait.dispatch.state import tls
 from plait.symbolic.codegen import source as expr_source
 from plait.symbolic.expr import Expr
 from plait.tensor.layout import TensorMeta
+from plait.tensor.opaque import OpaqueType, opaque_type_of
 from plait.tensor.overlap import may_overlap
 from plait.tensor.tensor import Tensor
 
@@ -230,8 +231,23 @@ class _Builder:
             constant, kind = self.constant(value), self.constant(type(value))
             same = f"{access} != {access}" if value != value else f"{access} == {constant}"
             self.test(f"type({access}) is {kind} and {same}", what, repr(value), access)
+        elif (opaque := opaque_type_of(value)) is not None:
+            self._opaque(opaque, value, access, what)
         else:
             self.test(f"{access} is {self.constant(value)}", what, _text(value), access)
+
+    def _opaque(self, opaque: OpaqueType, value: Any, access: str, what: str) -> None:
+        """An object of a registered type: equal for a value type, else the same and unchanged."""
+        constant, kind = self.constant(value), self.constant(type(value))
+        if opaque.kind == "value":
+            same = f"type({access}) is {kind} and {access} == {constant}"
+            self.test(same, what, _text(value), access)
+            return
+        self.test(f"{access} is {constant}", what, _text(value), access)
+        if opaque.guard is not None:
+            read, state = self.constant(opaque.guard), opaque.guard(value)
+            now = f"{read}({access})"
+            self.test(f"{now} == {self.constant(state)}", f"state of {what}", _text(state), now)
 
     def tensor(self, name: str, i: ProgramInput) -> None:
         """Everything about a tensor that the trace may have used."""

@@ -21,6 +21,7 @@ from plait.capture.source import is_library_file
 from plait.dispatch.operator import OperatorPacket, Overload
 from plait.tensor.device import Device
 from plait.tensor.dtype import DType
+from plait.tensor.opaque import opaque_type_of
 from plait.tensor.tensor import Tensor
 
 __all__ = ["ExternalReads", "Place", "is_guardable", "reads_of"]
@@ -80,6 +81,9 @@ def is_guardable(value: Any) -> bool:
     """Whether ``value`` can be guarded by equality."""
     if isinstance(value, _PRIMITIVES):
         return True
+    opaque = opaque_type_of(value)
+    if opaque is not None:
+        return opaque.kind == "value"
     if isinstance(value, tuple | list | frozenset):
         return len(value) <= _MAX_ITEMS and all(is_guardable(v) for v in value)
     if isinstance(value, dict):

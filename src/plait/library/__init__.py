@@ -14,7 +14,7 @@ from plait.library.custom_op import CustomOpDef, custom_op, definition_of
 from plait.library.fakes import get_ctx
 from plait.library.infer import infer_schema
 from plait.library.libraries import Library, get_kernel, scoped_library
-from plait.library.opaque import register_opaque_type
+from plait.tensor.opaque import register_opaque_type
 
 __all__ = [
     "CustomOpDef",

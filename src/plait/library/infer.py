@@ -16,9 +16,9 @@ from typing import Any
 
 from plait.base.errors import SchemaError
 from plait.dispatch.tags import Tag
-from plait.library.opaque import is_opaque_type
 from plait.tensor.device import Device
 from plait.tensor.dtype import DType
+from plait.tensor.opaque import is_opaque_type
 from plait.tensor.tensor import Tensor
 
 __all__ = ["infer_schema"]

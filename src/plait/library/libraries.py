@@ -23,6 +23,7 @@ from plait.dispatch.tags import Tag
 
 __all__ = ["Library", "caller_place", "get_kernel", "scoped_library"]
 
+_OWN = ("plait.library", "contextlib", "functools")
 _RESERVED = ("prim",)
 _KINDS = ("DEF", "FRAGMENT", "IMPL")
 _owners: dict[str, str] = {"aten": "the operators of plait", "plait": "plait itself"}
@@ -34,7 +35,7 @@ Undo = Callable[[], None]
 def caller_place() -> str:
     """``file:line`` of the nearest frame outside of this package: where the user registers."""
     frame: Any = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("plait.library"):
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_OWN):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "<unknown>"
 
