@@ -128,7 +128,11 @@ def variable(*xs: plait.Tensor) -> plait.Tensor: ...
 def keywords(**xs: plait.Tensor) -> plait.Tensor: ...
 def unannotated(x, y: plait.Tensor) -> plait.Tensor: ...  # type: ignore[no-untyped-def]
 def without_return(x: plait.Tensor): ...  # type: ignore[no-untyped-def]
-def unresolved(x: Nowhere) -> plait.Tensor: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+unresolved = function({"x": "Nowhere"}, plait.Tensor)
+
+
 def a_tuple(x: tuple[plait.Tensor, plait.Tensor]) -> plait.Tensor: ...
 def bad_default(x: int = []) -> plait.Tensor: ...  # type: ignore[assignment]
 def bad_return(x: plait.Tensor) -> dict[str, plait.Tensor]: ...
@@ -144,7 +148,7 @@ def plain(x: plait.Tensor, n: int) -> plait.Tensor: ...
         (keywords, (), "parameter 'xs' of keywords is variadic keyword"),
         (unannotated, (), "parameter 'x' of unannotated has no annotation"),
         (without_return, (), "without_return has no return annotation"),
-        (unresolved, (), r"infer_schema\(unresolved\): an annotation cannot be resolved.*Nowhere"),
+        (unresolved, (), r"infer_schema\(made\): an annotation cannot be resolved.*Nowhere"),
         (a_tuple, (), "parameter 'x' of a_tuple .* Use list instead of tuple"),
         (bad_default, (), "parameter 'x' of bad_default has a default of type list"),
         (bad_return, (), "the result of bad_return has type dict"),
