@@ -5,6 +5,7 @@ Must not know operators or LLVM.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from plait.backends.llvm.build import BuiltKernel, build_kernel
 from plait.backends.llvm.groups import Group
 from plait.backends.llvm.layouts import Layout, blas_strides, product_layout
 from plait.backends.llvm.loop.general import lengthless
-from plait.backends.llvm.loop.indexing import ZERO
+from plait.backends.llvm.loop.indexing import ONE, ZERO
 from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
 from plait.backends.llvm.loop.kernel import Kernel
 from plait.backends.llvm.lowering.stage import Stage
@@ -36,6 +37,7 @@ from plait.backends.llvm.plan import (
     place_temporaries,
 )
 from plait.backends.llvm.schedule import Schedule
+from plait.backends.llvm.tiling import is_worth_blocks, takes_rows
 from plait.symbolic.expr import Expr, as_int
 
 __all__ = ["Assembled", "Interface", "assemble"]
@@ -65,7 +67,8 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
     """Build every group and bind buffers."""
     parts = _lengthless([_build(group, schedule) for group in schedule.groups])
     batches = runs(schedule.groups, [_can_join(part) for part in parts])
-    bindings = _Bindings(interface, parts, batches, schedule.reuse.taken)
+    tiles = _tiles(parts, batches, schedule.reuse.taken)
+    bindings = _Bindings(interface, parts, (*batches, *tiles), schedule.reuse.taken)
     steps: list[Step] = []
     built: list[BuiltKernel | Gemm | Attention] = []
     for part in parts:
@@ -84,6 +87,7 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
         tuple(steps),
         bindings.arena_bytes,
         batches=batches,
+        tiles=tiles,
     )
     return Assembled(plan, tuple(built))
 
@@ -139,6 +143,28 @@ def _can_join(part: _Part) -> bool:
         and not part.checks
         and all(as_int(size) is not None for size in part.sizes)
     )
+
+
+def _tiles(
+    parts: Sequence[_Part], batches: Sequence[tuple[int, int]], reused: Mapping[Stage, Stage]
+) -> tuple[tuple[int, int], ...]:
+    """Ranges of steps: a product, and the kernel that runs on each block of its rows."""
+    joined = {number for start, stop in batches for number in range(start, stop)}
+    found: list[tuple[int, int]] = []
+    for number, (part, after) in enumerate(itertools.pairwise(parts)):
+        if not isinstance(part, _Product) or not isinstance(after, BuiltKernel):
+            continue
+        stage, roots = part.stage, [root for root, _, _ in part.operands]
+        m, k = part.stage.inputs[0].shape[-2:]
+        is_plain = not part.batch and part.result == (stage.shape[-1], ONE)
+        if not is_plain or number + 1 in joined or not is_worth_blocks(m, stage.shape[-1], k):
+            continue
+        # A block's kernel writes before the next block's product reads.
+        if any(reused.get(written) in roots for written in after.buffers):
+            continue
+        if takes_rows(after, stage):
+            found.append((number, number + 2))
+    return tuple(found)
 
 
 def _touched(part: _Part) -> list[Stage]:

@@ -171,13 +171,15 @@ class Program:
         groups = self.schedule.groups
         infos = [self._info(part, group) for part, group in zip(self.assembled.built, groups)]
         apart: list[list[NotFused]] = [[] for _ in infos]
-        batch_of = {at: start for start, stop in self.plan.batches for at in range(start, stop)}
+        together = sorted((*self.plan.batches, *self.plan.tiles))
+        batch_of = {at: start for start, stop in together for at in range(start, stop)}
         for early, late, reason in boundaries(groups):
             if batch_of.get(early, early) != batch_of.get(late, late):
                 apart[late].append(NotFused(infos[early].name, infos[early].values, reason))
         whole = [replace(info, not_fused=tuple(own)) for info, own in zip(infos, apart)]
-        for start, stop in reversed(self.plan.batches):
-            whole[start:stop] = [joined(whole[start:stop])]
+        for start, stop in reversed(together):
+            join = joined if (start, stop) in self.plan.batches else with_epilogue
+            whole[start:stop] = [join(whole[start:stop])]
         return whole
 
     def _info(self, part: BuiltKernel | Gemm | Attention, group: Group) -> KernelInfo:
@@ -222,6 +224,11 @@ def joined(infos: Sequence[KernelInfo]) -> KernelInfo:
         all_of("not_fused"),
         len(infos),
     )
+
+
+def with_epilogue(infos: Sequence[KernelInfo]) -> KernelInfo:
+    """A product and the kernel that runs on each block of its rows, as one step."""
+    return replace(joined(infos), name=infos[-1].name, kind="gemm", segments=1)
 
 
 def raise_check(check: Check) -> None:

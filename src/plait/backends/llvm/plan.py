@@ -229,7 +229,8 @@ class Plan:
     """Steps run in order over inputs, outputs and an arena.
 
     `batches` are ranges of steps (first, past the last): kernels without checks, of known sizes,
-    that do not need each other and may run in any order and at once.
+    that do not need each other and may run in any order and at once. `tiles` are ranges too: a
+    product, and a kernel that may run on each block of its rows as soon as the block is made.
     """
 
     name: str
@@ -240,6 +241,7 @@ class Plan:
     arena_bytes: Expr
     notes: dict[str, str] = field(default_factory=dict)
     batches: tuple[tuple[int, int], ...] = ()
+    tiles: tuple[tuple[int, int], ...] = ()
 
     @property
     def is_tabled(self) -> bool:

@@ -88,6 +88,7 @@ class Driver:
         self.module = module
         self.plan = plan
         self.codes = codes
+        self.tiles = dict(plan.tiles)
         self.blas = blas
         self.fields = array_fields()
         self.symbols = tuple(source.name for source in plan.symbols)
@@ -258,7 +259,7 @@ class Driver:
         stop = 0
         for number, step in enumerate(self.plan.steps):
             if number < stop:
-                continue  # done with its batch
+                continue  # done with its batch or product
             if number in joined:
                 stop = joined[number].emit()
             elif isinstance(step, KernelCall):
@@ -269,6 +270,7 @@ class Driver:
                 self._small(number, step)
             else:
                 self._gemm(number, step)
+                stop = self.tiles.get(number, 0)
         builder.branch(self.failed)
         self._finish(release, state)
 
@@ -327,15 +329,8 @@ class Driver:
     def _kernel(self, number: int, step: KernelCall) -> None:
         code = self.codes[number]
         assert isinstance(code, CompiledKernel)
-        buffers = [
-            self._pointer(b, parameter.dtype)
-            for b, parameter in zip(step.buffers, step.kernel.buffers)
-        ]
-        sizes = [self.size(size) for size in step.sizes]
         function = self.kernel_function(code)
-        args = (self.table(buffers, POINTER), self.table(sizes, I64), self.status)
-        values = dict(zip(step.kernel.sizes, sizes))
-        inner = Frame(None, self.frame.space, values)
+        args, inner = self._arguments(step)
         items = emit_scalar(code.layout.items, inner)
         work = emit_scalar(code.layout.work, inner)
         if code.layout.serial:
@@ -344,6 +339,16 @@ class Driver:
             self._launch(function, args, items, work, code.layout.grain)
         if step.checks:
             self._leave_on_failure(number)
+
+    def _arguments(self, step: KernelCall) -> tuple[tuple[Any, Any, Any], Frame]:
+        """The first arguments of a kernel, and a frame with its sizes."""
+        buffers = [
+            self._pointer(b, parameter.dtype)
+            for b, parameter in zip(step.buffers, step.kernel.buffers)
+        ]
+        sizes = [self.size(size) for size in step.sizes]
+        args = (self.table(buffers, POINTER), self.table(sizes, I64), self.status)
+        return args, Frame(None, self.frame.space, dict(zip(step.kernel.sizes, sizes)))
 
     def kernel_function(self, code: CompiledKernel | CompiledAttention | CompiledProduct) -> Any:
         """The declaration of code of its own."""
@@ -394,16 +399,28 @@ class Driver:
         self._launch(self.kernel_function(code), args, I64(items), work, 1)
 
     def _gemm(self, number: int, step: Gemm) -> None:
+        """A product by the library, with the kernel that is its epilogue if it has one."""
+        epilogue, extra = self._epilogue(number + 1, step) if number in self.tiles else (None, [])
         name = f"gemm{number}"
-        function = emit_gemm(self.module, step, name, self.symbols, self.blas)
+        function = emit_gemm(self.module, step, name, self.symbols, self.blas, epilogue)
         operands = (step.a, step.b, step.c)
         buffers = [self._pointer(operand.buffer, step.dtype) for operand in operands]
-        items, _ = gemm_items(step, self.frame)
+        items, _ = gemm_items(step, self.frame, tiled=epilogue is not None)
         address = self.builder.bitcast(function, POINTER)
-        args = (self.table(buffers, POINTER), self.symbol_table, self.status)
+        args = (self.table([*buffers, *extra], POINTER), self.symbol_table, self.status)
         self.call("plait_blas_enter")
         self.call("plait_parallel_for", address, *args, items, I64(1))
         self.call("plait_blas_leave")
+
+    def _epilogue(self, number: int, product: Gemm) -> tuple[Any, list[Any]]:
+        """A kernel as epilogue: its function, and what the product's table goes on with."""
+        builder, step, code = self.builder, self.plan.steps[number], self.codes[number]
+        assert isinstance(step, KernelCall) and isinstance(code, CompiledKernel)
+        (buffers, sizes, _), inner = self._arguments(step)
+        items, rows = emit_scalar(code.layout.items, inner), self.size(product.m)
+        rows = builder.select(builder.icmp_signed(">", rows, I64(1)), rows, I64(1))
+        each = self.table([builder.sdiv(items, rows)], I64)
+        return self.kernel_function(code), [buffers, sizes, each]
 
     def _leave_on_failure(self, number: int) -> None:
         builder = self.builder
