@@ -7,6 +7,7 @@ import sys
 
 from typer.testing import CliRunner
 
+from plait.base.errors import InvalidArgument
 from plait.cli import app
 
 
@@ -33,3 +34,26 @@ def test_without_a_command_it_says_what_there_is():
 def test_runs_as_a_module():
     result = subprocess.run([sys.executable, "-m", "plait.cli", "--help"], capture_output=True)
     assert result.returncode == 0
+
+
+CASE = """
+import plait
+
+def case():
+    return (lambda x: (x * 2.0).sum()), (plait.ones(3),)
+
+def wrong():
+    return plait.ones(3)
+"""
+
+
+def test_explain_prints_the_report_of_a_case(tmp_path, monkeypatch):
+    (tmp_path / "explained_cases.py").write_text(CASE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shown = run("explain", "explained_cases:case", "--graphs", "--backend", "aot_eager")
+    assert shown.exit_code == 0, shown.output
+    assert "x.shape: (3,)" in shown.output and "def forward(x):" in shown.output
+    for case in ("explained_cases:wrong", "explained_cases:nothing", "no_such_module:case", "case"):
+        refused = run("explain", case)
+        assert isinstance(refused.exception, InvalidArgument)

@@ -12,8 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from plait.aot.costs import Sizes, is_free
 from plait.aot.joint import JointGraph
-from plait.aot.recompute import Sizes, is_free
 from plait.base.config import config
 from plait.base.names import NameScope
 from plait.ir.descriptors import (

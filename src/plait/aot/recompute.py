@@ -1,59 +1,23 @@
-"""The policy of recomputation: what may be done again in the backward, what it costs, what is not.
+"""The policy of recomputation: what may be done again in the backward, and what may not.
 
-Owns the bans and their wording, the sizes and the costs. Must not know the cut or any backend: an
-operator is judged by its tags and its kind.
-
-Note [What recomputing costs]. An operator that fuses (pointwise, views, reductions, normalisations,
-constants, draws) is done again inside a kernel that runs anyway, at the price of reading its
-inputs. Everything else (products, sorts, scatters, what is not known) is a step of its own.
-A random operator reaches this place in its explicit form, a pure function of (seed, call number):
-doing it again gives the same draws bit for bit. It takes some thirty integer operations an element,
-which costs more than reading the mask back, so it is kept unless memory is asked for.
+Owns the bans and their wording. Must not know the cut or any backend: an operator is judged by its
+tags and its kind.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from enum import IntEnum
 
+from plait.aot.costs import Sizes, fuses, is_draw, is_free
 from plait.autograd.checkpoint import Recompute
-from plait.dispatch.operator import Overload
 from plait.dispatch.tags import Tag
 from plait.ir.effects import is_impure, is_view
-from plait.ir.graph import IntType, Node, Value
-from plait.symbolic.expr import Expr
+from plait.ir.graph import Node, Value
 
-__all__ = [
-    "Level",
-    "Sizes",
-    "ban_reasons",
-    "fuses",
-    "is_draw",
-    "is_free",
-    "node_cost",
-    "tag_of",
-]
+__all__ = ["Level", "asks_to_recompute", "ban_reasons", "tag_of"]
 
-Hint = Callable[[Expr], int]
-
-_FUSING_KINDS = frozenset({"creation", "elementwise", "normalize", "random", "reduction", "view"})
-_FUSING_NAMES = frozenset(
-    {
-        "aten::cat",
-        "aten::embedding",
-        "aten::flip",
-        "aten::gather",
-        "aten::index_select",
-        "aten::slice_scatter",
-        "aten::select_scatter",
-        "aten::diagonal_scatter",
-    }
-)
 SHRINKS = 4  # a reduction to this fraction of its input is kept: it is small and took a pass
 LONG_CHAIN = 100  # calls done again one after the other, at most
-PRODUCT_COST = 16  # of an element that is summed over, where moving a byte costs 1
-OTHER_COST = 64  # per byte of results, of a step that neither fuses nor is a product
 
 
 class Level(IntEnum):
@@ -64,76 +28,14 @@ class Level(IntEnum):
     ALL = 2  # whatever has no effect
 
 
-@functools.lru_cache(maxsize=4096)
-def fuses(op: Overload) -> bool:
-    """Whether doing ``op`` again can be part of a kernel that runs anyway."""
-    if Tag.POINTWISE in op.tags or Tag.REDUCTION in op.tags or is_view(op):
-        return True
-    return op.kind in _FUSING_KINDS or op.qualname.partition(".")[0] in _FUSING_NAMES
-
-
-def is_free(node: Node) -> bool:
-    """Whether doing ``node`` again costs nothing: a view, or a constant."""
-    return is_view(node.op) or (not node.inputs() and not is_impure(node.op))
-
-
-def is_draw(node: Node) -> bool:
-    """Whether ``node`` is a random operator in its explicit form."""
-    return node.op.kind == "random" and not is_impure(node.op)
-
-
 def tag_of(node: Node | None) -> Recompute | None:
     """What the user asked of the results of ``node``."""
     return None if node is None or node.tag is None else node.tag.policy
 
 
-class Sizes:
-    """Bytes of values; symbolic sizes count as in the example."""
-
-    def __init__(self, hint: Hint) -> None:
-        self._hint = hint
-        self._bytes: dict[Value, int] = {}
-
-    def of(self, value: Value) -> int:
-        """Bytes of ``value``; an int counts as nothing."""
-        known = self._bytes.get(value)
-        if known is None:
-            known = self._bytes[value] = self._measure(value)
-        return known
-
-    def _measure(self, value: Value) -> int:
-        if isinstance(value.type, IntType):
-            return 0
-        return self.numel(value) * value.type.dtype.itemsize
-
-    def numel(self, value: Value) -> int:
-        """Number of elements of ``value``."""
-        if isinstance(value.type, IntType):
-            return 1
-        count = 1
-        for size in value.type.shape:
-            count *= self._hint(size) if isinstance(size, Expr) else int(size)
-        return count
-
-    def last(self, value: Value, dim: int) -> int:
-        """Size of ``value`` at ``dim``."""
-        assert not isinstance(value.type, IntType)
-        size = value.type.shape[dim]
-        return self._hint(size) if isinstance(size, Expr) else int(size)
-
-
-def node_cost(node: Node, sizes: Sizes) -> int:
-    """An estimate of the time that ``node`` takes, in bytes moved."""
-    if is_free(node) and not is_draw(node):
-        return 0
-    made = sum([sizes.of(v) for v in node.results])
-    if fuses(node.op):
-        draws = 8 * sizes.numel(node.results[0]) if is_draw(node) else 0
-        return made + draws + sum([sizes.of(v) for v in dict.fromkeys(node.inputs())])
-    matrices = [v for v in node.inputs() if getattr(v.type, "shape", ())]
-    if node.op.kind == "matmul" and len(matrices) >= 2:
-        return PRODUCT_COST * sizes.numel(node.results[0]) * sizes.last(matrices[-2], -1)
-    return OTHER_COST * made
+def asks_to_recompute(node: Node) -> bool:
+    """Whether the user wants the results of ``node`` computed again."""
+    return tag_of(node) in (Recompute.PREFER_RECOMPUTE, Recompute.MUST_RECOMPUTE)
 
 
 def ban_reasons(
@@ -174,7 +76,7 @@ def ban_reasons(
 def _reason(node: Node, sizes: Sizes, level: Level) -> str | None:
     """The ban that ``node`` has by itself."""
     tag = tag_of(node)
-    if tag in (Recompute.PREFER_RECOMPUTE, Recompute.MUST_RECOMPUTE):
+    if asks_to_recompute(node):
         return None
     if tag is Recompute.MUST_SAVE:
         return "marked must_save"
@@ -202,7 +104,7 @@ def _materialised(
     node: Node, read_in_backward: dict[Value, list[Node]], users: dict[Value, list[Node]]
 ) -> str | None:
     """A value that a step of its own reads in the backward has to be in memory there."""
-    if tag_of(node) in (Recompute.PREFER_RECOMPUTE, Recompute.MUST_RECOMPUTE):
+    if asks_to_recompute(node):
         return None
     stack = list(node.results)
     while stack:

@@ -6,8 +6,10 @@ Owns the choice; the flow is ``aot/mincut.py``, the bans and sizes ``aot/recompu
 Note [Saving as a cut]. Every value that does not depend on tangents is an edge from being computed
 to being there for the backward, and its capacity is what saving it costs. The source is what is
 there anyway (inputs) or may not be computed again (bans); the sink is every call that the tangents
-reach. A cut is a set of values to save from which the backward can compute all the rest. Of equal
-cuts the one nearest to the backward is taken, which computes least again.
+reach. A call done again ends on the side of the sink, which cuts an edge from the source to the
+call: the time that it takes. So a cut is a set of values to save from which the backward can
+compute all the rest, and its capacity is what that costs in all. Where only memory counts, time is
+free. Of equal cuts the one nearest to the backward is taken.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 
 from plait.aot.budget import Choice, best_choice, frontier
+from plait.aot.costs import Sizes, fuses, is_free, node_cost
 from plait.aot.joint import JointGraph
 from plait.aot.mincut import INFINITE, FlowNetwork
 from plait.aot.partition import (
@@ -26,7 +29,7 @@ from plait.aot.partition import (
     default_partition,
     forward_needs,
 )
-from plait.aot.recompute import Level, Sizes, ban_reasons, fuses, is_free, node_cost, tag_of
+from plait.aot.recompute import Level, asks_to_recompute, ban_reasons, tag_of
 from plait.autograd.checkpoint import Recompute, RecomputeTag
 from plait.base.errors import InvalidArgument, PartitionError
 from plait.ir.effects import is_impure, is_view
@@ -36,7 +39,8 @@ from plait.ir.passes.cse import share_common_calls
 __all__ = ["Partitioner", "choose_partitioner", "min_cut_partition"]
 
 Partitioner = Callable[[JointGraph], Partition]
-NEARNESS = 1.1  # of two values as large, the one nearer to the backward is saved
+UNIT = 16  # capacities are integers: sixteenths of a byte moved
+NEARNESS = 1.01  # of two values as large, the one nearer to the backward is saved
 FARTHEST = 100
 UNWRITTEN = 2  # factor for a value that nothing but saving would put in memory
 LAST_RESORT = 1 << 80  # saving what may be written before the backward: if nothing else helps
@@ -176,13 +180,14 @@ class _Problem:
                 self._value(network, vertex, value)
                 network.add_edge(source, vertex[value], INFINITE)
         for node in self.before:
+            call = network.add_vertex()
+            network.add_edge(source, call, INFINITE if node in banned else self.again(node, level))
+            for value in dict.fromkeys(node.inputs()):
+                if value in vertex:
+                    network.add_edge(vertex[value] + 1, call, INFINITE)
             for result in node.results:
                 self._value(network, vertex, result)
-                if node in banned:
-                    network.add_edge(source, vertex[result], INFINITE)
-                for value in dict.fromkeys(node.inputs()):
-                    if value in vertex:
-                        network.add_edge(vertex[value] + 1, vertex[result], INFINITE)
+                network.add_edge(call, vertex[result], INFINITE)
         for value in vertex:
             if value in self.read_in_backward or value in self.grads:
                 network.add_edge(vertex[value] + 1, sink, INFINITE)
@@ -195,6 +200,12 @@ class _Problem:
         vertex[value] = network.add_vertex()
         network.add_vertex()
         network.add_edge(vertex[value], vertex[value] + 1, self.capacity(value))
+
+    def again(self, node: Node, level: Level) -> int:
+        """What doing ``node`` again costs; what the forward does not need is done only once."""
+        if level is not Level.FAST or id(node) not in self.forward or asks_to_recompute(node):
+            return 0
+        return int(UNIT * node_cost(node, self.sizes))
 
     def capacity(self, value: Value) -> int:
         """What saving ``value`` costs."""
@@ -209,7 +220,7 @@ class _Problem:
             return LAST_RESORT  # eager keeps something else, so its user may write into it
         factor = 1 if self._is_written(value) else UNWRITTEN
         distance = min(max(self.nearness.get(value, FARTHEST), 1), FARTHEST)
-        return max(1, int(self.sizes.of(value) * factor * NEARNESS**distance))
+        return max(1, int(UNIT * self.sizes.of(value) * factor * NEARNESS**distance))
 
     def _input_capacity(self, value: Value) -> int:
         number = self.joint.graph.inputs.index(value)
@@ -234,7 +245,8 @@ class _Problem:
         node = value.producer
         if value in self.returned or node is None or not fuses(node.op):
             return True
-        return any(not fuses(u.op) for u in self.users.get(value, ()) if id(u) in self.forward)
+        readers = [u for u in self.users.get(value, ()) if id(u) in self.forward]
+        return len(readers) > 1 or any(not fuses(u.op) for u in readers)
 
     def _contradiction(
         self, path: list[int], vertex: dict[Value, int], banned: dict[Node, str]
@@ -299,13 +311,13 @@ class _Problem:
     def _time_without(self, value: Value, kept: set[Value]) -> int:
         """The time to make ``value`` again when everything else of ``kept`` is there."""
         nodes, _ = self._chain([value], kept - {value})
-        return sum([node_cost(n, self.sizes) for n in nodes])
+        return int(sum([node_cost(n, self.sizes) for n in nodes]))
 
     def _measured(self, number: int, kept: frozenset[Value]) -> Choice:
         """Bytes really saved, and time of what is done twice, when ``kept`` may be saved."""
         wanted = [v for v in (*self.read_in_backward, *self.grads) if v not in self.reached]
         nodes, read = self._chain(wanted, kept)
-        time = sum([node_cost(n, self.sizes) for n in nodes if id(n) in self.forward])
+        time = int(sum([node_cost(n, self.sizes) for n in nodes if id(n) in self.forward]))
         saved = sum([self.sizes.of(v) for v in self._owned(read)])
         return Choice(frozenset([number]), saved, time)
 

@@ -1,4 +1,4 @@
-"""The command line: `plait demo`, `backends`, `bench`, `cache`, `doctor`.
+"""The command line: `plait demo`, `backends`, `bench`, `explain`, `cache`, `doctor`.
 
 Owns arguments and exit codes; what the commands do is elsewhere.
 """
@@ -76,6 +76,25 @@ def bench(
     options = ["--only", only] if only else []
     options += ["--json", str(json)] if json else []
     raise typer.Exit(subprocess.run([sys.executable, str(script), *options]).returncode)
+
+
+@app.command(name="explain")
+def explain_case(
+    case: Annotated[
+        str,
+        typer.Argument(help="module:name of a function that returns (function, arguments)."),
+    ],
+    graphs: Annotated[bool, typer.Option("--graphs", help="Print the graphs too.")] = False,
+    backend: Annotated[str, typer.Option(help="See `plait backends`.")] = "llvm",
+) -> None:
+    """Compile a function and say what that came to; see docs/explain.md."""
+    from plait.cli.explain import explanation_of
+
+    report = explanation_of(case, backend)
+    print(report)
+    for entry in report.entries if graphs else ():
+        for graph in entry.graphs.values():
+            print(f"\n{graph}")
 
 
 @app.command(name="doctor")
