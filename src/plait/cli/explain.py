@@ -18,8 +18,8 @@ __all__ = ["explanation_of"]
 def explanation_of(case: str, backend: str) -> Explanation:
     """The explanation of the case called ``module:name``.
 
-    The module is imported as ``python -m`` would find it. Its ``name`` is a function of no arguments
-    that returns ``(function, tuple of arguments)``. Raises InvalidArgument if there is none.
+    The module is imported as ``python -m`` would find it. ``name`` is a function without arguments
+    that returns ``(function, tuple of arguments)``; InvalidArgument if there is none.
     """
     module_name, _, name = case.partition(":")
     if not module_name or not name:
