@@ -25,6 +25,7 @@ existing code still works.
       RegistrationError       RuntimeError         something is registered twice, or wrongly
       DispatchError           RuntimeError         a layer of the dispatcher cannot answer a call
       MissingKernel           NotImplementedError  an operator has no kernel for these arguments
+      OpCheckError            RuntimeError         an operator is not what its registrations say
       InternalError           RuntimeError         our own verifier found our own fault
 
 Wording: "operator: argument 'name' ...; got X; expected Y. What to do."
@@ -51,6 +52,7 @@ __all__ = [
     "InvalidBackend",
     "MissingKernel",
     "PartitionError",
+    "OpCheckError",
     "PlaitError",
     "RegistrationError",
     "SchemaError",
@@ -171,6 +173,12 @@ class DispatchError(PlaitError, RuntimeError):
 
 class MissingKernel(PlaitError, NotImplementedError):
     """An operator has no kernel for these arguments; the message lists the keys it has."""
+
+
+class OpCheckError(PlaitError, RuntimeError):
+    """`plait.testing.opcheck` found that an operator does something else than it was registered
+    for: an undeclared write, a wrong shape function, a gradient that is lost.
+    """
 
 
 class InternalError(PlaitError, RuntimeError):
