@@ -16,6 +16,7 @@ from plait import Tensor, library
 from plait.base import log
 from plait.base.errors import (
     AutogradError,
+    CaptureError,
     DataDependentError,
     DispatchError,
     InplaceError,
@@ -521,6 +522,87 @@ def test_a_write_moves_the_version_counter() -> None:
     op(y, 1.0)
     with pytest.raises(InplaceError, match="modified by an inplace operation"):
         out.sum().backward()
+
+
+def noisy_bump() -> tuple[CustomOpDef, list[int]]:
+    """An operator that writes, and the addresses that its kernel was given."""
+    seen: list[int] = []
+
+    @custom_op("tests::noisy", mutates_args=("x",))
+    def noisy(x: Tensor, y: Tensor) -> Tensor:
+        seen.append(x.data_ptr())
+        x.numpy()[...] += y.numpy()
+        return y * 2
+
+    noisy.register_fake(lambda x, y: plait.empty_like(y))
+    return noisy, seen
+
+
+@pytest.mark.spec("A8")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "llvm"])
+@pytest.mark.filterwarnings("ignore:tests::noisy")
+def test_a_compiled_write_reaches_buffer_view_and_intermediate(backend: str) -> None:
+    op, _ = noisy_bump()
+
+    def f(buffer: Any, x: Any) -> Any:
+        middle = x * 3
+        doubled = op(middle, x)
+        op(buffer[1:], x)
+        return doubled + middle, middle.sum()
+
+    results = []
+    for fn in (f, plait.compile(f, backend=backend)):
+        buffer = plait.zeros(4)
+        out, total = fn(buffer, plait.tensor([1.0, 2.0, 3.0]))
+        results.append((out.tolist(), total.item(), buffer.tolist()))
+    assert results[0] == results[1] and results[0][2] == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.spec("A8")
+def test_a_buffer_is_written_in_place_where_nobody_reads_its_old_value() -> None:
+    op, seen = noisy_bump()
+
+    def f(buffer: Any, x: Any) -> Any:
+        op(buffer, x)
+        return buffer.sum()
+
+    def g(buffer: Any, x: Any) -> Any:
+        before = buffer + 0
+        op(buffer, x)
+        return before.sum() + buffer.sum()
+
+    def keeps(buffer: Any, x: Any) -> Any:
+        middle = x * 2
+        op(middle, x)
+        other = x * 4
+        view = other.reshape(3, 1)
+        op(other, x)
+        return middle.sum() + view.sum()
+
+    x = plait.tensor([1.0, 2.0, 3.0])
+    for fn, total in ((f, 6.0), (g, 6.0), (keeps, 18.0 + 30.0)):
+        compiled = plait.compile(fn)
+        buffer = plait.zeros(3)
+        seen.clear()
+        assert compiled(buffer, x).item() == total
+        if fn is not keeps:
+            assert seen == [buffer.data_ptr()]
+            assert buffer.tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.spec("A8")
+def test_the_graph_holds_the_functional_form() -> None:
+    op, _ = noisy_bump()
+
+    def f(buffer: Any, x: Any) -> Any:
+        return op(buffer, x)
+
+    compiled = plait.compile(f)
+    compiled(plait.zeros(3), plait.ones(3))
+    names = [n.op.qualname for n in compiled.graphs()["forward"].nodes]
+    assert "tests::noisy.functional" in names
+    with pytest.raises(CaptureError, match="arguments 'x' and 'y' share memory"):
+        plait.compile(lambda b: op(b[:2], b[1:]))(plait.zeros(3))
 
 
 @pytest.mark.spec("A9")

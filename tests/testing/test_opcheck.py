@@ -100,7 +100,10 @@ def lost_gradient() -> Any:
     op.fake_rule = lambda x: plait.empty_like(x)
     lib.impl("f", lambda x: x.detach() * 2, "CPU")
     lib.impl(
-        "f", lambda keys, x: op.redispatch(keys.mask & ~AUTOGRAD, x), "AutogradCPU", with_keyset=True
+        "f",
+        lambda keys, x: op.redispatch(keys.mask & ~AUTOGRAD, x),
+        "AutogradCPU",
+        with_keyset=True,
     )
     op.library = lib
     return op, plait.ones(3, requires_grad=True)

@@ -17,6 +17,7 @@ from plait.dispatch.keys import DispatchKey
 from plait.dispatch.keyset import ABOVE_PYTHON, CPU_TENSOR_KEYS
 from plait.dispatch.modes import InfraMode
 from plait.dispatch.operator import Overload
+from plait.dispatch.python_key import tensors_in
 from plait.dispatch.state import exclude_keys, tls
 from plait.ir.effects import is_random
 from plait.tensor.storage import Storage
@@ -217,14 +218,41 @@ class FunctionalMode(InfraMode):
             )
         named = op.bind(args, kwargs)
         written = [named[name] for name in op.schema.mutated_names]
+        _check_apart(op, named)
         kept = functional.schema
         f_args = tuple([_unwrapped(named[a.name]) for a in kept.positional])
         f_kwargs = {a.name: _unwrapped(named[a.name]) for a in kept.kwonly}
         results = self._functional(functional, f_args, f_kwargs)
-        values = results if isinstance(results, tuple | list) else (results,)
-        for target, value in zip(written, values, strict=True):
-            _write(target, _cast_like(value, target))
-        return written[0] if len(op.schema.returns) == 1 else tuple(written)
+        values = results if len(kept.returns) > 1 else (results,)
+        first = len(values) - len(written)
+        for target, value in zip(written, values[first:], strict=True):
+            targets, news = (
+                (target, value) if isinstance(target, tuple | list) else ((target,), (value,))
+            )
+            for one, new in zip(targets, news, strict=True):
+                if one is not None:
+                    _write(one, _cast_like(new, one))
+        fresh, again = iter(values[:first]), iter(written)
+        out = [_wrapped(next(fresh)) if r.alias is None else next(again) for r in op.schema.returns]
+        return None if not out else out[0] if len(out) == 1 else tuple(out)
+
+
+def _check_apart(op: Overload, named: dict[str, Any]) -> None:
+    """A user's operator gets values, so an argument that it writes may not be another one too."""
+    if op.functional is None or op.functional.kind != "auto_functionalized":
+        return
+    seen: dict[FunctionalStorage, tuple[str, bool]] = {}
+    for name, value in named.items():
+        is_write = op.schema.argument(name).is_write
+        for tensor in tensors_in((value,)):
+            storage = handle_of(tensor).storage
+            other = seen.get(storage)
+            if other is not None and (is_write or other[1]):
+                raise CaptureError(
+                    f"{op.qualname}: arguments {other[0]!r} and {name!r} share memory, and one of "
+                    "them is written, which cannot be compiled; pass a clone of one."
+                )
+            seen[storage] = (name, is_write)
 
 
 def _cast_like(value: Tensor, target: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from plait.dispatch.operator import Overload
 from plait.dispatch.python_dispatcher import key_named
 from plait.dispatch.schema import FunctionSchema
 from plait.dispatch.tags import Tag
+from plait.library.mutable import define_functional
 
 __all__ = ["Library", "caller_place", "get_kernel", "scoped_library"]
 
@@ -86,7 +87,10 @@ class Library:
         return f"<Library {self.ns} {self.kind}>"
 
     def define(self, schema: str | FunctionSchema, *, tags: Iterable[Tag] = ()) -> Overload:
-        """Define ``name(...) -> ...`` in this namespace and return its overload."""
+        """Define ``name(...) -> ...`` in this namespace and return its overload.
+
+        One that writes its arguments gets a functional form as well, which compiled graphs hold.
+        """
         if self.kind == "IMPL":
             raise RegistrationError(
                 f"Library({self.ns!r}, 'IMPL'): defines no operators; expected kind 'DEF' or "
@@ -99,6 +103,12 @@ class Library:
             raise InvalidArgument(
                 f"Library({self.ns!r}): the schema names another namespace; got {schema.qualname}."
             )
+        op = self._define(schema, tags)
+        if schema.is_mutable:
+            define_functional(op, lambda functional: self._define(functional, tags))
+        return op
+
+    def _define(self, schema: FunctionSchema, tags: Iterable[Tag]) -> Overload:
         op = dispatcher.define(schema, tags)
         self._undo.append(lambda: _remove(op))
         return op

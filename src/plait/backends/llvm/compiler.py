@@ -30,6 +30,7 @@ from plait.backends.llvm.plan import (
     Plan,
     SymbolSource,
 )
+from plait.backends.llvm.reinplace import written_in_place
 from plait.backends.llvm.results import Results, make_runner
 from plait.backends.llvm.schedule import Schedule, schedule
 from plait.backends.llvm.segments import Segment, split
@@ -273,6 +274,8 @@ class _Segmented:
         self.steps: list[tuple[Callable[..., Any], Segment]] = []
         self.programs: list[Program] = []
         self.unbacked = graph.unbacked_sources()
+        for node, names in written_in_place(graph, segments).items():
+            next(s for s in segments if s.node is node).in_place = names
         for segment in segments:
             run: Callable[..., Any] = segment.run_eagerly
             if segment.graph is not None:

@@ -12,6 +12,7 @@ from plait.autograd.grad_mode import no_grad
 from plait.ir.descriptors import PlainAOTInput, PlainAOTOutput
 from plait.ir.effects import is_impure
 from plait.ir.graph import Graph, IntType, Node, Value, map_values
+from plait.library.mutable import run_in_place
 from plait.symbolic.expr import Expr, symbol
 
 __all__ = ["Segment", "split"]
@@ -26,6 +27,8 @@ class Segment:
     outputs: list[Value]
     graph: Graph | None = None
     node: Node | None = None
+    in_place: frozenset[str] = frozenset()
+    """Arguments of a functionalised call that it may write themselves."""
 
     def run_eagerly(self, *arguments: Any) -> list[Any]:
         """Call the node's operator."""
@@ -42,7 +45,10 @@ class Segment:
         args = map_values(node.args, known)
         kwargs = {name: map_values(item, known) for name, item in node.kwargs.items()}
         with no_grad():
-            result = node.op(*args, **kwargs)
+            if self.in_place and node.op.inplace is not None:
+                result = run_in_place(node.op.inplace, self.in_place, args, kwargs)
+            else:
+                result = node.op(*args, **kwargs)
         if result is None:
             return []
         return list(result) if isinstance(result, tuple | list) else [result]
