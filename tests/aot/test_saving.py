@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import plait
 from plait.aot.joint import JointGraph
 from plait.aot.metadata import InputAliasInfo, OutputAliasInfo, OutputType, ViewAndMutationMeta
 from plait.aot.partition import PartitionReport, default_partition
-from plait.aot.saving import min_cut_partition
+from plait.aot.recompute import Level
+from plait.aot.saving import _Problem, min_cut_partition
 from plait.autograd.checkpoint import Recompute, RecomputeTag
 from plait.base.config import config
 from plait.base.errors import InvalidArgument, PartitionError
@@ -301,3 +304,60 @@ def test_partitioners_are_chosen_by_name_or_given() -> None:
 def test_wrong_choices_are_named(arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match="compile: argument '(partitioner|memory_budget)'"):
         plait.compile(chain, **arguments)
+
+
+# --- the cut against all cuts ---------------------------------------------------------------------
+
+
+def random_joint(seed: int) -> JointGraph:
+    """A joint graph of a few pointwise calls and sums, some of which the backward reads."""
+    rng = random.Random(seed)
+    aten = plait.ops.aten
+    builder = GraphBuilder("joint")
+    values = [
+        builder.input(TensorMeta((16, rng.choice([2, 8])), plait.float32), PlainAOTInput(0, "x"))
+    ]
+    for _ in range(rng.randint(3, 8)):
+        x = rng.choice(values)
+        same = [v for v in values if v.type.shape == x.type.shape]
+        make = rng.randrange(5)
+        if make == 0:
+            node = builder.infer(aten.add.Tensor, x, rng.choice(same), alpha=1)
+        elif make == 1 and len(x.type.shape) == 2:
+            node = builder.infer(aten.sum.dim_IntList, x, (1,), False, dtype=None)
+        else:
+            node = builder.infer(rng.choice([aten.sin, aten.neg, aten.exp]).default, x)
+        values.append(node.result)
+    last = values[-1]
+    builder.output(last, PlainAOTOutput(0))
+    tangent = builder.input(last.type, TangentAOTInput(PlainAOTOutput(0)))
+    for v in values[1:]:
+        if rng.random() < 0.5 and v.type.shape == last.type.shape:
+            grad = builder.infer(aten.mul.Tensor, tangent, v)
+            builder.output(grad.result, GradAOTOutput(PlainAOTInput(0, "x")))
+    builder.graph.inputs[0].requires_grad = True
+    infos = [InputAliasInfo(is_leaf=True, requires_grad=True)]
+    returns = [OutputAliasInfo(OutputType.NON_ALIAS, graph_idx=0)]
+    return JointGraph(builder.graph, ViewAndMutationMeta(infos, returns), [0])
+
+
+@pytest.mark.spec("C7")
+@pytest.mark.parametrize("level", list(Level), ids=lambda level: level.name.lower())
+@pytest.mark.parametrize("seed", range(40))
+def test_no_set_of_values_is_cheaper_to_save_than_the_cut(seed: int, level: Level) -> None:
+    problem = _Problem(random_joint(seed))
+    banned = problem.bans(level)
+    wanted = [v for v in problem.read_in_backward if v not in problem.reached]
+
+    def cost(kept: set[Any]) -> float:
+        calls, read = problem._chain(wanted, kept)
+        if any(node in banned for node in calls):
+            return float("inf")
+        saving = sum(problem.capacity(v) for v in read)
+        return saving + sum(problem.again(node, level) for node in calls)
+
+    made = [v for node in problem.before for v in node.results]
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(made, count) for count in range(len(made) + 1)
+    )
+    assert cost(problem.cut(level)) == min(cost(set(kept)) for kept in subsets)
