@@ -7,12 +7,13 @@ import json
 import pytest
 
 from benchmarks import measure, report, run, systems
-from benchmarks.workloads import calls, gpt, kernels, products, science, starts, training
+from benchmarks.workloads import blocks, calls, gpt, kernels, products, science, starts, training
 
 GROUPS = {
     "kernels": kernels,
     "products": products,
     "training": training,
+    "blocks": blocks,
     "calls": calls,
     "science": science,
 }
@@ -23,6 +24,8 @@ WORKS = [(group, work) for group, module in GROUPS.items() for work in module.WO
 def small(monkeypatch):
     monkeypatch.setattr(kernels, "ROWS", 8)
     monkeypatch.setattr(science, "POINTS", 100)
+    for name, value in {"BATCH": 2, "LENGTH": 8, "WIDTH": 16, "TENSORS": 5}.items():
+        monkeypatch.setattr(blocks, name, value)
     monkeypatch.setitem(products.WORKS, "gelu_grads_large", (4, 3, 5))
 
 
@@ -40,7 +43,13 @@ def test_peers_compute_what_was_written_for_them(system, small):
     if missing := systems.missing_package(system):
         pytest.skip(f"{missing} is not installed")
     made = systems.SYSTEMS[system](1)
-    for group, work in [("products", "gelu_grads_small"), ("science", "equation_of_state")]:
+    works = [
+        ("products", "gelu_grads_small"),
+        ("blocks", "transformer_block_step"),
+        ("blocks", "adamw_200_tensors"),
+        ("science", "equation_of_state"),
+    ]
+    for group, work in works:
         if systems.does(system, work):
             assert GROUPS[group].check(made, work) < 1e-4
 
