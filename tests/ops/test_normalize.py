@@ -16,12 +16,12 @@ from plait.testing.samples import SampleInput, make, samples
 from plait.testing.samples.inputs import of
 
 OPERATORS = [
-    "aten::_softmax", "aten::_log_softmax", "aten::native_layer_norm", "aten::nll_loss_forward",
-    "aten::mse_loss",
+    "aten::_softmax", "aten::_log_softmax", "aten::native_layer_norm", "aten::_fused_rms_norm",
+    "aten::nll_loss_forward", "aten::mse_loss",
 ]  # fmt: skip
 COMPOSITES = [
-    "aten::softmax.int", "aten::log_softmax.int", "aten::layer_norm", "aten::nll_loss_nd",
-    "aten::cross_entropy_loss",
+    "aten::softmax.int", "aten::log_softmax.int", "aten::layer_norm", "aten::rms_norm",
+    "aten::nll_loss_nd", "aten::cross_entropy_loss",
 ]  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_second_gradients(torch: ModuleType, name: str, sample: SampleInput) -> 
 
 LONG, F64 = plait.int64, plait.float64
 ROWS, INTS, CLASSES = make(4, 3), make(4, 3, dtype=LONG), of([0, 2, 1, 0], LONG)
-NORM, NLL = "aten::native_layer_norm", "aten::nll_loss_forward"
+NORM, NLL, RMS = "aten::native_layer_norm", "aten::nll_loss_forward", "aten::_fused_rms_norm"
 # fmt: off
 REFUSED = [
     ("aten::_softmax", SampleInput(make(2, 3), 2, False, name="dim")),
@@ -91,6 +91,10 @@ REFUSED = [
     (NORM, SampleInput(ROWS, (3,), make(3), make(2), 1e-5, name="bias")),
     (NORM, SampleInput(INTS, (3,), None, None, 1e-5, name="ints")),
     (NORM, SampleInput(ROWS, (3,), make(3, dtype=F64), None, 1e-5, name="dtype")),
+    ("aten::rms_norm", SampleInput(ROWS, (2,), None, 1e-5, name="shape")),
+    ("aten::rms_norm", SampleInput(ROWS, (), None, 1e-5, name="no dims")),
+    (RMS, SampleInput(ROWS, (3,), make(2), 1e-5, name="weight")),
+    (RMS, SampleInput(INTS, (3,), None, 1e-5, name="ints")),
     (NLL, SampleInput(ROWS, of([0, 3, 0, 0], LONG), None, 1, -100, name="class")),
     (NLL, SampleInput(ROWS, of([0, -1, 0, 0], LONG), None, 1, -100, name="negative")),
     (NLL, SampleInput(ROWS, of([0, 0], LONG), None, 1, -100, name="count")),

@@ -40,7 +40,7 @@ def callable_of(name: str) -> Callable[..., Any]:
     if len(functional) == 1:
         return _single(functional[0], has_out=len(operator.overloads) > 1)
     kinds = {key.split("_")[-1]: op for key, op in operator.overloads.items() if op in functional}
-    if kinds.keys() == {"Tensor", "Scalar"}:
+    if kinds.keys() == {"Tensor", "Scalar"} and len(kinds["Tensor"].schema.tensor_positions) == 2:
         return by_operand(kinds["Tensor"], kinds["Scalar"])
     if not any(op.name != name for op in functional):
         return _by_schema(name)

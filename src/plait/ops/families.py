@@ -12,6 +12,7 @@ from plait.ops import metadata as _metadata
 from plait.ops import normalize as _normalize
 from plait.ops import pointwise as _pointwise
 from plait.ops import random as _random
+from plait.ops import rearrange as _rearrange
 from plait.ops import reduction as _reduction
 from plait.ops import scatter_view as _scatter_view
 from plait.ops import selection as _selection
@@ -32,6 +33,7 @@ MODULES = (
     _normalize,
     _pointwise,
     _random,
+    _rearrange,
     _reduction,
     _scatter_view,
     _selection,

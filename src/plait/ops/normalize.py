@@ -14,7 +14,7 @@ import numpy as np
 from plait.base.errors import DtypeMismatch, InvalidArgument, ShapeMismatch, check
 from plait.dispatch.tags import Tag
 from plait.ops import aten
-from plait.ops.arrays import widened
+from plait.ops import row_kernels
 from plait.ops.checks import require, require_floating
 from plait.ops.define import Array, Rule, define
 from plait.tensor import dtype as dt
@@ -58,33 +58,16 @@ def _softmax_shape(name: str) -> Rule:
     return shape
 
 
-def _shifted(array: Array, dim: int) -> Array:
-    """The elements minus the greatest of their row, so that exp cannot overflow."""
-    wide = widened(array)
-    if not wide.size:
-        return wide.copy()
-    axis = dim if wide.ndim else ()
-    shifted: Array = np.subtract(wide, np.maximum.reduce(wide, axis=axis, keepdims=True))
-    return np.asarray(shifted)
-
-
-def _row_sum(array: Array, dim: int) -> Any:
-    return np.add.reduce(array, axis=dim if array.ndim else (), keepdims=True)
-
-
 def _softmax_kernel(self: Array, dim: int, half_to_float: bool) -> Any:
-    shifted = _shifted(self, dim)
-    np.exp(shifted, out=shifted)
-    return np.divide(shifted, _row_sum(shifted, dim), out=shifted)
+    return row_kernels.softmax(self, dim)
 
 
 def _log_softmax_kernel(self: Array, dim: int, half_to_float: bool) -> Any:
-    shifted = _shifted(self, dim)
-    return np.subtract(shifted, np.log(_row_sum(np.exp(shifted), dim)), out=shifted)
+    return row_kernels.log_softmax(self, dim)
 
 
 def _shifted_operators(self: Tensor, dim: int) -> Any:
-    """As `_shifted`, in operators; None where there are no elements."""
+    """The elements minus the greatest of their row; None where there are no elements."""
     wide = _cast(self, dt.float32 if self.dtype in _HALF else self.dtype)
     if has_no_elements(self.shape):
         return None
@@ -158,14 +141,14 @@ define(
 # ---------------------------------------------------------------- layer norm
 
 
-def _check_affine(name: str, parameter: Any, normalized_shape: Shape, self: Any) -> None:
+def _check_affine(operator: str, name: str, parameter: Any, normalized_shape: Shape, self: Any) -> None:
     """A weight or bias has the normalised shape, and the input's dtype (or float32 for halves)."""
     if parameter is None:
         return
     require(
         tuple(parameter.shape) == normalized_shape,
         lambda: (
-            f"native_layer_norm: argument {name!r} must have the shape 'normalized_shape'; got "
+            f"{operator}: argument {name!r} must have the shape 'normalized_shape'; got "
             f"{tuple(parameter.shape)}; expected {normalized_shape}."
         ),
     )
@@ -174,31 +157,37 @@ def _check_affine(name: str, parameter: Any, normalized_shape: Shape, self: Any)
         parameter.dtype in allowed,
         DtypeMismatch,
         lambda: (
-            f"native_layer_norm: argument {name!r} has another dtype than 'input'; got "
+            f"{operator}: argument {name!r} has another dtype than 'input'; got "
             f"{parameter.dtype}; expected {' or '.join(d.name for d in allowed)}."
         ),
     )
 
 
-def _layer_norm_shape(
-    input: Any, normalized_shape: Shape, weight: Any, bias: Any, eps: float
-) -> tuple[TensorMeta, TensorMeta, TensorMeta]:
-    require_floating("native_layer_norm", "input", input)
+def _statistics_shape(operator: str, input: Any, normalized_shape: Shape) -> Shape:
+    """The shape of a statistic of each row: sizes of 1 where the input is normalised."""
+    require_floating(operator, "input", input)
     shape, inner = tuple(input.shape), tuple(normalized_shape)
     if not inner:
         raise ShapeMismatch(
-            "native_layer_norm: argument 'normalized_shape' is empty; expected at least one size."
+            f"{operator}: argument 'normalized_shape' is empty; expected at least one size."
         )
     require(
         len(shape) >= len(inner) and shape[len(shape) - len(inner) :] == inner,
         lambda: (
-            f"native_layer_norm: argument 'input' must end in 'normalized_shape'; got shape "
+            f"{operator}: argument 'input' must end in 'normalized_shape'; got shape "
             f"{shape} and normalized_shape {inner}."
         ),
     )
-    _check_affine("weight", weight, inner, input)
-    _check_affine("bias", bias, inner, input)
-    rows = (*shape[: len(shape) - len(inner)], *(1,) * len(inner))
+    return (*shape[: len(shape) - len(inner)], *(1,) * len(inner))
+
+
+def _layer_norm_shape(
+    input: Any, normalized_shape: Shape, weight: Any, bias: Any, eps: float
+) -> tuple[TensorMeta, TensorMeta, TensorMeta]:
+    rows = _statistics_shape("native_layer_norm", input, normalized_shape)
+    shape, inner = tuple(input.shape), tuple(normalized_shape)
+    _check_affine("native_layer_norm", "weight", weight, inner, input)
+    _check_affine("native_layer_norm", "bias", bias, inner, input)
     mixed = any(p is not None and p.dtype is not input.dtype for p in (weight, bias))
     statistics = dt.float32 if mixed else input.dtype
     return (
@@ -215,21 +204,14 @@ def _inner_dims(ndim: int, normalized_shape: Shape) -> tuple[int, ...]:
 def _layer_norm_kernel(
     input: Array, normalized_shape: Any, weight: Any, bias: Any, eps: float, *, meta: Any
 ) -> tuple[Array, Array, Array]:
-    rows = meta[1].shape
-    count = int(np.prod(normalized_shape))
-    flat = widened(input).reshape(int(np.prod(rows)), count)
-    mean = np.add.reduce(flat, axis=1, keepdims=True)
-    mean /= flat.dtype.type(count or 1)
-    out = flat - mean
-    variance = np.add.reduce(np.multiply(out, out), axis=1, keepdims=True)
-    variance /= flat.dtype.type(count)
-    rstd = 1 / np.sqrt(variance + flat.dtype.type(eps))
-    out *= rstd
-    if weight is not None:
-        out *= widened(weight).reshape(-1)
-    if bias is not None:
-        out += widened(bias).reshape(-1)
-    return out.reshape(input.shape), mean.reshape(rows), rstd.reshape(rows)
+    found = row_kernels.layer_norm(_matrix(input, normalized_shape, meta), weight, bias, eps)
+    out, mean, rstd = (a.reshape(m.shape) for a, m in zip(found, meta, strict=True))
+    return out, mean, rstd
+
+
+def _matrix(input: Array, normalized_shape: Any, meta: Any) -> Array:
+    """The input as one row for each that is normalised."""
+    return input.reshape(int(np.prod(meta[1].shape)), int(np.prod(normalized_shape)))
 
 
 def _layer_norm_decomposition(
@@ -317,6 +299,96 @@ define(
     "aten::layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, "
     "Tensor? bias=None, float eps=1e-05, bool cudnn_enable=True) -> Tensor",
     composite=_layer_norm,
+)
+
+# ---------------------------------------------------------------- root mean square
+
+
+def _rms_norm_shape(
+    input: Any, normalized_shape: Shape, weight: Any, eps: float | None
+) -> tuple[TensorMeta, TensorMeta]:
+    rows = _statistics_shape("_fused_rms_norm", input, normalized_shape)
+    _check_affine("_fused_rms_norm", "weight", weight, tuple(normalized_shape), input)
+    wide = dt.float32 if input.dtype in _HALF else input.dtype
+    return (
+        TensorMeta(tuple(input.shape), input.dtype, input.device),
+        TensorMeta(rows, wide, input.device),
+    )
+
+
+def _rms_eps(eps: float | None, dtype: DType) -> float:
+    """The step of the type that is computed in, unless given."""
+    if eps is not None:
+        return eps
+    return float(np.finfo(np.float64 if dtype is dt.float64 else np.float32).eps)
+
+
+def _rms_norm_kernel(
+    input: Array, normalized_shape: Any, weight: Any, eps: float | None, *, meta: Any
+) -> tuple[Array, Array]:
+    matrix = _matrix(input, normalized_shape, meta)
+    out, rstd = row_kernels.rms_norm(matrix, weight, _rms_eps(eps, meta[0].dtype))
+    return out.reshape(meta[0].shape), rstd.reshape(meta[1].shape)
+
+
+def _rms_norm_decomposition(
+    input: Tensor, normalized_shape: Shape, weight: Any, eps: float | None
+) -> Any:
+    meta = _rms_norm_shape(input, normalized_shape, weight, eps)
+    wide = aten.contiguous.default(_cast(input, meta[1].dtype))
+    squares = aten.mean.dim(wide * wide, _inner_dims(input.ndim, normalized_shape), True)
+    rstd = aten.rsqrt.default(squares + _rms_eps(eps, input.dtype))
+    out = wide * rstd
+    if weight is not None:
+        out = out * weight
+    return _cast(out, input.dtype), rstd
+
+
+def _rms_norm_vjp_input(
+    input: Tensor,
+    weight: Tensor | None,
+    normalized_shape: Shape,
+    out1: Tensor,
+    g0: Tensor | None = None,
+    g1: Tensor | None = None,
+) -> Any:
+    """Through the normalised values, and through the statistic where that was used."""
+    dims = _inner_dims(input.ndim, normalized_shape)
+    normal = input * out1
+    parts: list[Any] = []
+    if g0 is not None:
+        inner = g0 if weight is None else g0 * weight
+        parts.append((inner - normal * aten.mean.dim(inner * normal, dims, True)) * out1)
+    if g1 is not None:
+        parts.append(g1 * out1 * out1 * normal / -lay.numel(normalized_shape))
+    return functools.reduce(lambda a, b: a + b, parts)
+
+
+def _rms_norm(
+    input: Tensor, normalized_shape: Shape, weight: Tensor | None = None, eps: float | None = None
+) -> Any:
+    return aten._fused_rms_norm.default(input, normalized_shape, weight, eps)[0]
+
+
+define(
+    "aten::_fused_rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight, float? eps)"
+    " -> (Tensor, Tensor)",
+    shape=_rms_norm_shape,
+    kernel=_rms_norm_kernel,
+    vjp={
+        "input": _rms_norm_vjp_input,
+        "weight": lambda g0, input, normalized_shape, out1: _sum_rows(
+            g0 * (input * out1), normalized_shape
+        ),
+    },
+    decomposition=_rms_norm_decomposition,
+    tags=(Tag.CORE,),
+    kind="normalize",
+)
+define(
+    "aten::rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, "
+    "float? eps=None) -> Tensor",
+    composite=_rms_norm,
 )
 
 # ---------------------------------------------------------------- dropout

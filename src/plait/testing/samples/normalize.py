@@ -72,6 +72,33 @@ def _layer_norm_composites() -> Iterator[SampleInput]:
     yield SampleInput(make(3, 4), (4,), make(4, seed=1), make(4, seed=2), 1e-3, name="affine")
 
 
+# ---------------------------------------------------------------- root mean square
+
+
+@sampler("aten::_fused_rms_norm")
+def _rms_norms() -> Iterator[SampleInput]:
+    w = make(4, seed=1)
+    for name, x in layouts((3, 2, 4)):
+        yield SampleInput(x, (4,), w, 1e-5, name=name)
+    x = make(3, 2, 4)
+    yield SampleInput(x, (4,), None, 1e-5, name="plain")
+    yield SampleInput(make(3, 4, low=-1e-2, high=1e-2), (4,), w, None, name="own eps")
+    yield SampleInput(x, (2, 4), make(2, 4, seed=1), 1e-3, name="two dims")
+    yield SampleInput(x, (3, 2, 4), None, 1e-5, name="all dims")
+    yield SampleInput(make(0, 4), (4,), w, 1e-5, name="no rows")
+    yield SampleInput(special(), (3,), None, 1e-5, name="special")
+    yield SampleInput(make(4, 3, dtype=dt.float64), (3,), None, None, name="float64")
+    for dtype in _FLOATS[2:]:
+        half, own = make(5, 4, dtype=dtype), make(4, dtype=dtype, seed=1)
+        yield SampleInput(half, (4,), own, None, name=dtype.name)
+
+
+@sampler("aten::rms_norm")
+def _rms_norm_composites() -> Iterator[SampleInput]:
+    yield SampleInput(make(3, 4), (4,), name="plain")
+    yield SampleInput(make(3, 4), (4,), make(4, seed=1), 1e-3, name="affine")
+
+
 # ---------------------------------------------------------------- losses
 
 
