@@ -296,6 +296,19 @@ def test_random_results_of_tensors_have_zero_gradient() -> None:
     assert p.grad is not None and p.grad.tolist() == [0.0] * 4
 
 
+@pytest.mark.parametrize("replacement", [False, True])
+def test_multinomial_follows_its_weights(replacement: bool) -> None:
+    plait.manual_seed(0)
+    weights = plait.tensor([0.0, 1.0, 3.0, 0.0, 4.0]).expand(20_000, 5)
+    drawn = plait.multinomial(weights, 2, replacement).numpy()
+    shares = np.bincount(drawn[:, 0], minlength=5) / len(drawn)
+    np.testing.assert_allclose(shares, [0, 1 / 8, 3 / 8, 0, 4 / 8], atol=0.015)
+    if not replacement:
+        assert (drawn[:, 0] != drawn[:, 1]).all()
+        after_last = drawn[drawn[:, 0] == 4, 1]
+        np.testing.assert_allclose((after_last == 2).mean(), 3 / 4, atol=0.02)
+
+
 def test_inplace_draws() -> None:
     plait.manual_seed(2)
     x = plait.zeros(1000)
@@ -316,6 +329,10 @@ def test_inplace_draws() -> None:
         (lambda: plait.native_dropout(plait.ones(2), 1.5, True), InvalidArgument),
         (lambda: plait.native_dropout(plait.ones(2, dtype=plait.int64), 0.5, True), MissingKernel),
         (lambda: aten.bernoulli.p(plait.ones(2), -0.1), InvalidArgument),
+        (lambda: plait.multinomial(plait.ones(2), 3), InvalidArgument),
+        (lambda: plait.multinomial(plait.ones(2), 0), InvalidArgument),
+        (lambda: plait.multinomial(plait.ones(2, 2, 2), 1), RuntimeError),
+        (lambda: plait.multinomial(plait.ones(2, dtype=plait.int64), 1), MissingKernel),
         (lambda: plait.ones(2).uniform_(2.0, 1.0), InvalidArgument),
         (lambda: lookup("plait::philox_uniform")((2,), 0, 0, dtype=plait.int32), MissingKernel),
     ],

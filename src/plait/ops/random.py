@@ -20,7 +20,7 @@ from plait.dispatch.operator import Overload
 from plait.dispatch.schema import NO_DEFAULT, Argument, FunctionSchema, Type
 from plait.dispatch.tags import Tag
 from plait.ops import aten, philox, variants
-from plait.ops.checks import require_floating
+from plait.ops.checks import require_floating, require_rank
 from plait.ops.creation import factory_meta, like_meta
 from plait.ops.define import Array, Rule, define
 from plait.ops.elementwise import zero_grad
@@ -465,4 +465,62 @@ random_operator(
             aten.mul.Tensor(g, out1), _dropout_scale(p, train)
         )
     },
+)
+
+
+# ---------------------------------------------------------------- multinomial
+
+
+def _multinomial_meta(
+    self: Any, num_samples: Any, replacement: bool = False, *, generator: Any = None
+) -> TensorMeta:
+    require_floating("multinomial", "self", self)
+    require_rank("multinomial", "self", self, 1, 2)
+    check(
+        num_samples > 0 and (replacement or num_samples <= self.shape[-1]),
+        InvalidArgument,
+        lambda: (
+            f"multinomial: argument 'num_samples' must be positive, and without replacement at "
+            f"most the number of classes; got {num_samples} for shape {tuple(self.shape)}."
+        ),
+    )
+    return TensorMeta((*self.shape[:-1], num_samples), dt.int64, self.device)
+
+
+def _multinomial(
+    self: Any, num_samples: Any, replacement: bool, seed: Any, call: Any, *, generator: Any = None
+) -> Any:
+    """Without replacement a race: class i arrives after an exponential time of rate p[i]."""
+    weights = aten._to_copy.default(self, dtype=dt.float64)
+    if replacement and num_samples > 1:
+        return _by_inversion(weights, num_samples, seed, call)
+    draws = philox_uniform(self.shape, seed, call, dtype=dt.float64)
+    times = aten.neg.default(aten.log1p.default(-(draws + 2.0**-33)))  # never 0
+    speeds = weights / times
+    first = aten.argmax.default(speeds, -1, True)
+    found = [first]
+    for _ in range(int(num_samples) - 1):
+        speeds = aten.scatter.value(speeds, -1, found[-1], -1.0)
+        found.append(aten.argmax.default(speeds, -1, True))
+    return found[0] if len(found) == 1 else aten.cat.default(found, -1)
+
+
+def _by_inversion(weights: Any, count: Any, seed: Any, call: Any) -> Any:
+    """How many cumulative weights lie at or below a uniform draw of their total."""
+    steps = aten.cumsum.default(weights, -1)
+    draws = philox_uniform((*weights.shape[:-1], count), seed, call, dtype=dt.float64)
+    total = aten.slice.Tensor(steps, -1, weights.shape[-1] - 1, weights.shape[-1])
+    below = aten.le.Tensor(
+        aten.unsqueeze.default(steps, -2), aten.unsqueeze.default(draws * total, -1)
+    )
+    return aten.sum.dim_IntList(aten._to_copy.default(below, dtype=dt.int64), (-1,), False)
+
+
+# Weights are not read to check them; in a row without a positive one any class may be drawn.
+random_operator(
+    "aten::multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, "
+    "Generator? generator=None) -> Tensor",
+    shape=_multinomial_meta,
+    draw=_multinomial,
+    vjp={},
 )

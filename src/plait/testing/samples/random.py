@@ -26,6 +26,7 @@ RANDOM = (
     "aten::bernoulli",
     "aten::bernoulli.p",
     "aten::native_dropout",
+    "aten::multinomial",
 )
 
 
@@ -84,6 +85,17 @@ def _dropouts() -> Iterator[SampleInput]:
     yield SampleInput(make(5), 0.5, False, name="not training")
     yield SampleInput(make(5), 0.5, None, name="unsaid")
     yield SampleInput(make(5, dtype=dt.float64), 0.1, True, name="float64")
+
+
+@sampler("aten::multinomial")
+def _classes() -> Iterator[SampleInput]:
+    for name, x in layouts((3, 5), low=0, high=1):
+        yield SampleInput(x, 1, name=name)
+    weights = make(3, 5, low=0, high=1)
+    yield SampleInput(weights, 3, name="without replacement")
+    yield SampleInput(weights, 7, True, name="with replacement")
+    yield SampleInput(make(5, low=0, high=1, dtype=dt.float64), 5, name="vector")
+    yield SampleInput(make(5, low=0, high=1), 2, True, name="vector with replacement")
 
 
 def explicit(sample: SampleInput, call: int = 3) -> SampleInput:
