@@ -51,6 +51,7 @@ from plait.transforms import func
 if TYPE_CHECKING:
     from plait import aot, backends, capture, cli, ir, library, nn, optim, testing
     from plait.backends.registry import list_backends, register_backend
+    from plait.capture.entries import mark_dynamic
     from plait.compile import compile
     from plait.explain import explain
     from plait.ops._functions import *  # noqa: F403  # a stub, written by make docs
@@ -102,6 +103,7 @@ __all__ = [
     "is_grad_enabled",
     "list_backends",
     "manual_seed",
+    "mark_dynamic",
     "nn",
     "no_grad",
     "ops",
@@ -133,6 +135,7 @@ _LATER: dict[str, str | None] = {
     "ir": None,
     "library": None,
     "list_backends": "plait.backends.registry",
+    "mark_dynamic": "plait.capture.entries",
     "nn": None,
     "optim": None,
     "register_backend": "plait.backends.registry",

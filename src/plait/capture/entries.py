@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plait.base.account import Account
+from plait.base.errors import InvalidArgument, check
 from plait.capture.guards import GuardFailure, GuardSet
 from plait.capture.signature import Leaf
 from plait.capture.tracer import CapturedProgram
 from plait.symbolic.symint import SymInt
+from plait.tensor.layout import wrap_dim
 from plait.tensor.tensor import Tensor
 
-__all__ = ["Entry", "Recompile", "Segment", "SizeHistory"]
+__all__ = ["Entry", "Recompile", "Segment", "SizeHistory", "mark_dynamic"]
 
 
 @dataclass(slots=True)
@@ -73,6 +75,8 @@ class SizeHistory:
             if not isinstance(leaf.value, Tensor):
                 continue
             shape = tuple(leaf.value.shape)
+            marked = leaf.value.__dict__.get("_dynamic_dims", ())
+            self._varies.update((leaf.access, dim) for dim in marked)
             seen = self._seen.get(leaf.access)
             if seen is None or len(seen) != len(shape):
                 self._seen[leaf.access] = shape
@@ -86,3 +90,34 @@ class SizeHistory:
         if self.dynamic is not None:
             return self.dynamic
         return (access, dim) in self._varies
+
+
+def mark_dynamic(tensor: Tensor, *dims: int) -> Tensor:
+    """Say that these sizes of ``tensor`` vary, and return it.
+
+    A function compiled for it (unless with ``dynamic=False``) has symbols there from its first
+    entry on, where otherwise a second entry would be compiled for the second size that is met.
+    Raises InvalidArgument for a size of 0 or 1, which never becomes a symbol, and IndexOutOfRange
+    for a dimension that the tensor has not.
+
+    >>> import plait
+    >>> double = plait.compile(lambda x: x + x)
+    >>> first = double(plait.mark_dynamic(plait.ones(3), 0))
+    >>> [double(plait.ones(n)).shape for n in (5, 9)], len(double.entries)
+    ([(5,), (9,)], 1)
+    """
+    marked = {wrap_dim(dim, tensor.ndim, "mark_dynamic") for dim in dims}
+    for dim in marked:
+        check(
+            tensor.shape[dim] > 1,
+            InvalidArgument,
+            lambda dim=dim: (  # type: ignore[misc]
+                f"mark_dynamic: argument 'dims' names dimension {dim} of size "
+                f"{tensor.shape[dim]}; expected at least 2. Sizes 0 and 1 are compiled for "
+                "themselves: begin with a longer tensor."
+            ),
+        )
+    tensor.__dict__["_dynamic_dims"] = frozenset(marked) | tensor.__dict__.get(
+        "_dynamic_dims", frozenset()
+    )
+    return tensor

@@ -5,21 +5,48 @@ graphs or backends, which see a module by its structure and by `module_epoch()`.
 """
 
 from plait.nn import functional
-from plait.nn.layers import GELU, Dropout, LayerNorm, Linear, ReLU, Sequential
+from plait.nn.layers import (
+    GELU,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    ModuleList,
+    ReLU,
+    RMSNorm,
+    Sequential,
+    SiLU,
+)
 from plait.nn.module import IncompatibleKeys, Module, Parameter, module_epoch
 from plait.nn.stateless import functional_call
+from plait.nn.transformer import (
+    KeyValue,
+    MultiheadAttention,
+    PositionEmbedding,
+    RotaryEmbedding,
+    TransformerBlock,
+)
 
 __all__ = [
     "GELU",
     "Dropout",
+    "Embedding",
     "IncompatibleKeys",
+    "KeyValue",
     "LayerNorm",
     "Linear",
     "Module",
+    "ModuleList",
+    "MultiheadAttention",
     "Parameter",
+    "PositionEmbedding",
+    "RMSNorm",
     "ReLU",
+    "RotaryEmbedding",
     "Sequential",
-    "module_epoch",
+    "SiLU",
+    "TransformerBlock",
     "functional",
     "functional_call",
+    "module_epoch",
 ]

@@ -7,7 +7,7 @@ plait's generator. Must not compute anything that is not an operator.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from plait.autograd.grad_mode import no_grad
 from plait.base.errors import InvalidArgument, check
@@ -17,7 +17,18 @@ from plait.ops import aten
 from plait.tensor.dtype import DType
 from plait.tensor.tensor import Tensor
 
-__all__ = ["GELU", "Dropout", "LayerNorm", "Linear", "ReLU", "Sequential"]
+__all__ = [
+    "GELU",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "ModuleList",
+    "RMSNorm",
+    "ReLU",
+    "Sequential",
+    "SiLU",
+]
 
 
 class Linear(Module):
@@ -107,6 +118,95 @@ class LayerNorm(Module):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={affine}"
 
 
+class RMSNorm(Module):
+    """Division by the root mean square over the last dimensions, then scaled.
+
+    `eps` None means the step of the type that is computed in.
+
+    >>> import plait
+    >>> plait.nn.RMSNorm(2, eps=0.0)(plait.tensor([[3.0, 3.0]])).tolist()
+    [[1.0, 1.0]]
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        dtype: DType | None = None,
+    ) -> None:
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+        self.normalized_shape = tuple(shape)
+        self.eps = eps
+        weight = aten.ones.default(self.normalized_shape, dtype=dtype)
+        self.register_parameter("weight", Parameter(weight) if elementwise_affine else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., *normalized_shape) -> the same shape."""
+        return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        affine = self.weight is not None
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={affine}"
+
+
+class Embedding(Module):
+    """A table of vectors, read by index; weight (num_embeddings, embedding_dim).
+
+    First values are drawn from N(0, 1). The row `padding_idx` is zero and gets no gradient.
+    Raises IndexOutOfRange for an index outside the table.
+
+    >>> import plait
+    >>> plait.nn.Embedding(10, 4)(plait.tensor([[1, 2, 3]])).shape
+    (1, 3, 4)
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        *,
+        dtype: DType | None = None,
+    ) -> None:
+        super().__init__()
+        check(
+            padding_idx is None or -num_embeddings <= padding_idx < num_embeddings,
+            InvalidArgument,
+            lambda: (
+                f"Embedding: argument 'padding_idx' must be a row of the table; got {padding_idx}; "
+                f"expected {-num_embeddings} <= padding_idx < {num_embeddings}."
+            ),
+        )
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        shape = (num_embeddings, embedding_dim)
+        self.weight = Parameter(aten.empty.memory_format(shape, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the table anew."""
+        with no_grad():
+            self.weight.copy_(aten.randn.default(self.weight.shape, dtype=self.weight.dtype))
+            if self.padding_idx is not None:
+                self.weight[self.padding_idx].zero_()
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """indices (...) int32 or int64 -> (..., embedding_dim)."""
+        return functional.embedding(indices, self.weight, self.padding_idx)
+
+    def extra_repr(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+
+
 class Dropout(Module):
     """In training, zeroes each element with probability p and scales the others by 1/(1-p)."""
 
@@ -148,6 +248,43 @@ class ReLU(Module):
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> the same shape."""
         return functional.relu(x)
+
+
+class SiLU(Module):
+    """x * sigmoid(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape -> the same shape."""
+        return functional.silu(x)
+
+
+class ModuleList(Module):
+    """Modules in a list, named by their position; it has no forward of its own.
+
+    >>> import plait
+    >>> layers = plait.nn.ModuleList(plait.nn.Linear(2, 2) for _ in range(3))
+    >>> len(layers), [name for name, _ in layers.named_parameters()][:2]
+    (3, ['0.weight', '0.bias'])
+    """
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> ModuleList:
+        """Put `module` at the end; returns the list."""
+        self.register_module(str(len(self._modules)), module)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter([module for module in self._modules.values() if module is not None])
+
+    def __getitem__(self, position: int) -> Module:
+        return list(self)[position]
 
 
 class Sequential(Module):

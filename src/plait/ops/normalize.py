@@ -13,8 +13,7 @@ import numpy as np
 
 from plait.base.errors import DtypeMismatch, InvalidArgument, ShapeMismatch, check
 from plait.dispatch.tags import Tag
-from plait.ops import aten
-from plait.ops import row_kernels
+from plait.ops import aten, row_kernels
 from plait.ops.checks import require, require_floating
 from plait.ops.define import Array, Rule, define
 from plait.tensor import dtype as dt
@@ -141,7 +140,9 @@ define(
 # ---------------------------------------------------------------- layer norm
 
 
-def _check_affine(operator: str, name: str, parameter: Any, normalized_shape: Shape, self: Any) -> None:
+def _check_affine(
+    operator: str, name: str, parameter: Any, normalized_shape: Shape, self: Any
+) -> None:
     """A weight or bias has the normalised shape, and the input's dtype (or float32 for halves)."""
     if parameter is None:
         return
