@@ -33,6 +33,8 @@ OPERATORS = [q for q in sampled() if _is_compared(q)]
 # Where we do more than PyTorch, or less: (operator, type).
 MORE = {("aten::threshold_backward", dt.bool_)}
 LESS = {("aten::complex", dt.float16), ("aten::view_as_complex", dt.float16)}  # no complex32
+LESS |= {("aten::_fused_rms_norm", t) for t in dt.ALL_DTYPES if t.is_complex}  # no mean of squares
+LESS |= {("aten::rms_norm", t) for t in dt.ALL_DTYPES if t.is_complex}
 # A functional copy keeps gaps between elements in PyTorch; its conjugates are views.
 OWN_STRIDES = {"aten::copy", "aten::conj", "aten::adjoint"}
 
