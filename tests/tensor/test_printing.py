@@ -15,6 +15,7 @@ from plait.tensor import dtype as dt
 from plait.tensor.layout import TensorMeta
 from plait.tensor.printing import print_options, tensor_repr
 from plait.tensor.tensor import from_numpy, make_fake, tensor, wrap
+from plait.testing.compare import to_torch
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,18 @@ arrays = hnp.arrays(
 @given(array=arrays)
 def test_random_as_pytorch(torch: Any, array: Any) -> None:
     assert as_theirs(repr(wrap(array))) == repr(torch.from_numpy(array))
+
+
+@pytest.mark.parametrize("dtype", dt.ALL_DTYPES, ids=lambda d: d.name)
+@pytest.mark.parametrize("shape", [(), (5,), (0,), (2, 0), (2, 3), (1001,)], ids=str)
+def test_every_type_as_pytorch(torch: Any, dtype: dt.DType, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    values: Any = rng.normal(size=shape) * 10.0 ** rng.integers(-3, 4, shape)
+    if dtype.is_complex:
+        values = values + 1j * rng.normal(size=shape)
+    with np.errstate(all="ignore"):
+        x = from_numpy(np.asarray(values).astype(dtype.numpy))
+    assert as_theirs(repr(x)) == repr(to_torch(torch, x))
 
 
 def test_long_suffixes_go_to_a_new_line(torch: Any) -> None:

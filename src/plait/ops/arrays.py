@@ -22,6 +22,8 @@ __all__ = [
     "Rule",
     "cast_operand",
     "checked_scalar",
+    "convert",
+    "convertible",
     "empty_array",
     "fit",
     "run_quietly",
@@ -38,6 +40,18 @@ def widened(array: Array) -> Array:
     """The half types as float32, in which sums and products are made; other arrays as they are."""
     is_half = array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
     return array.astype(np.float32) if is_half else array
+
+
+def convert(out: Array, source: Array) -> None:
+    """Copy ``source`` into ``out`` as C converts numbers."""
+    np.copyto(out, convertible(source, out.dtype), casting="unsafe")
+
+
+def convertible(source: Array, dtype: np.dtype[Any]) -> Array:
+    """Complex numbers without what ``dtype`` cannot hold: real parts, or whether they are zero."""
+    if source.dtype.kind != "c" or dtype.kind == "c":
+        return source
+    return source != 0 if dtype.kind == "b" else source.real
 
 
 def fit(result: Any, meta: TensorMeta) -> Array:
@@ -86,7 +100,7 @@ def cast_operand(operand: Any, dtype: DType) -> Any:
         ) from error
 
 
-def checked_scalar(name: str, value: Any, dtype: DType) -> Any:
+def checked_scalar(name: str, value: Any, dtype: DType, argument: str = "value") -> Any:
     """A Python number as a 0-d array of ``dtype``, truncated but never wrapped around.
 
     A negative integer may be stored in an unsigned type, as its complement. Raises DtypeMismatch
@@ -94,8 +108,8 @@ def checked_scalar(name: str, value: Any, dtype: DType) -> Any:
     """
     if not run_quietly(_holds, dtype, value):
         raise DtypeMismatch(
-            f"{name}: argument 'value' does not fit; got {value!r}; expected a value of {dtype}."
-            " (value cannot be converted without overflow)"
+            f"{name}: argument {argument!r} does not fit; got {value!r}; expected a value of "
+            f"{dtype}. (value cannot be converted without overflow)"
         )
     if dtype.is_integral:
         value = int(value)
@@ -108,6 +122,8 @@ def checked_scalar(name: str, value: Any, dtype: DType) -> Any:
 
 def _holds(dtype: DType, value: Any) -> bool:
     """Whether ``dtype`` can store ``value``, perhaps truncated or rounded."""
+    if dtype.is_bool:
+        return True
     if isinstance(value, complex):
         return dtype.is_complex
     if dtype.is_integral:

@@ -36,6 +36,7 @@ from plait.tensor.promotion import result_type
 from plait.tensor.tensor import Tensor, wrap
 
 __all__ = [
+    "COMPLEX",
     "FLOATS",
     "NUMBERS",
     "ORDERED",
@@ -57,6 +58,7 @@ NUMBERS = FLOATS | {dtypes.int64, dtypes.int32, dtypes.int16, dtypes.int8, dtype
 ANY = NUMBERS | {dtypes.bool_}
 ORDERED = frozenset(d for d in dtypes.ALL_DTYPES if not d.is_complex)
 REAL = frozenset(d for d in dtypes.ALL_DTYPES if d.category in (1, 2))  # neither bool nor complex
+COMPLEX = frozenset({dtypes.complex64, dtypes.complex128})
 _HALVES = (dtypes.float16, dtypes.bfloat16)
 
 _ndarray = np.ndarray

@@ -22,7 +22,8 @@ from plait.ops.checks import (
     require_rank,
     require_same_dtype,
 )
-from plait.ops.define import Array, define
+from plait.ops.define import Array, checked_scalar, define
+from plait.tensor.dtype import FROM_NUMPY
 from plait.tensor.layout import IntLike, Shape, TensorMeta, has_no_elements, wrap_dim
 
 if TYPE_CHECKING:
@@ -224,12 +225,13 @@ def _scatter_kernel(self: Array, dim: int, index: Array, src: Array) -> Array:
 
 def _scatter_value_shape(self: Any, dim: int, index: Any, value: Any) -> TensorMeta:
     _check_gather("scatter", self, dim, index)
+    checked_scalar("scatter", value, self.dtype)
     return _like(self)
 
 
 def _scatter_value_kernel(self: Array, dim: int, index: Array, value: Any) -> Array:
     out, places, dim = _target(self, index, "scatter", dim)
-    out.reshape(-1)[places] = np.asarray(value).astype(self.dtype)
+    out.reshape(-1)[places] = checked_scalar("scatter", value, FROM_NUMPY[self.dtype])
     return out.reshape(self.shape)
 
 
@@ -297,6 +299,8 @@ define(
 def _index_add_shape(self: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> TensorMeta:
     count = _require_vector("index_add", index)
     require_same_dtype("index_add", (("self", self), ("source", source)))
+    if alpha.__class__ in (int, float, complex):
+        checked_scalar("index_add", alpha, self.dtype, "alpha")
     own, given = tuple(self.shape), tuple(source.shape)
     dim = wrap_dim(dim, len(own), "index_add")
     expected = (*own[:dim], count, *own[dim + 1 :]) if own else ()
@@ -314,7 +318,7 @@ def _index_add_kernel(self: Array, dim: int, index: Array, source: Array, *, alp
     check_range("index_add", "index", index, out.shape[dim], dim=dim)
     terms = widened(source.reshape(_ranked(source.shape)))
     if alpha != 1:
-        terms = terms * terms.dtype.type(int(alpha) if terms.dtype.kind in "iu" else alpha)
+        terms = terms * checked_scalar("index_add", alpha, FROM_NUMPY[terms.dtype], "alpha")
     # One flat index per element: NumPy adds at 1-d places several times faster than along an axis.
     shape = [1] * out.ndim
     shape[dim] = -1

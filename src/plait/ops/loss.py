@@ -301,7 +301,7 @@ define(
 def _mse_shape(self: Any, target: Any, reduction: int = 1) -> TensorMeta:
     require_reduction("mse_loss", reduction)
     dtype = result_type(self, target)
-    require_floating("mse_loss", "self", self if not dtype.is_floating else TensorMeta((), dtype))
+    require_floating("mse_loss", "self", TensorMeta((), dtype))
     meta = elementwise_meta("mse_loss", (self, target), dtype)
     return meta if reduction == _NONE else TensorMeta((), dtype, self.device)
 

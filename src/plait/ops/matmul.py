@@ -15,9 +15,10 @@ from plait.dispatch.tags import Tag
 from plait.ops import aten
 from plait.ops.arrays import widened
 from plait.ops.checks import require, require_no_bool, require_rank, require_same_dtype
-from plait.ops.define import Array, Rule, define
+from plait.ops.define import Array, Rule, checked_scalar, define
 from plait.tensor import dtype as dt
 from plait.tensor import layout as lay
+from plait.tensor.dtype import FROM_NUMPY
 from plait.tensor.layout import Layout, Shape, TensorMeta
 
 if TYPE_CHECKING:
@@ -34,10 +35,8 @@ def _product(a: Array, b: Array) -> Any:
 
 
 def _number(value: Any, like: Array) -> Any:
-    """A factor in the array's type; what integers cannot hold is cut off, as in PyTorch."""
-    if like.dtype.kind in "iu":
-        return like.dtype.type(int(value))
-    return like.dtype.type(value)
+    """A factor in the array's type; a fraction is cut off where integers are multiplied."""
+    return checked_scalar("addmm", value, FROM_NUMPY[like.dtype], "alpha")
 
 
 def _addmm_kernel(self: Array, mat1: Array, mat2: Array, *, beta: Any, alpha: Any) -> Any:
@@ -132,6 +131,9 @@ def _addmm_shape(self: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any =
     meta = _mm_shape(mat1, mat2, operator="addmm", name="mat1")
     require_same_dtype("addmm", (("mat1", mat1), ("self", self)))
     _check_addend("addmm", "self", self, meta.shape)
+    for name, factor in (("beta", beta), ("alpha", alpha)):
+        if factor.__class__ in (int, float, complex):
+            checked_scalar("addmm", factor, meta.dtype, name)
     return meta
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from plait.base.errors import ArgumentTypeError
 from plait.dispatch.dispatcher import lookup, packets_of
 from plait.dispatch.operator import Overload
@@ -109,6 +111,11 @@ def _operators() -> dict[str, Callable[..., Any]]:
 # ---------------------------------------------------------------- methods of their own
 
 
+def _is_dtype(value: Any) -> bool:
+    """Whether an argument of `to` means an element type, not a device."""
+    return isinstance(value, dtypes.DType | type | np.dtype) or dtypes.is_name(value)
+
+
 def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``to(dtype)``, ``to(device)``, ``to(device, dtype)``, ``to(other)``; self if nothing changes.
 
@@ -121,7 +128,9 @@ def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         elif isinstance(value, bool):
             options["copy" if "non_blocking" in options else "non_blocking"] = value
         else:
-            options["dtype" if isinstance(value, dtypes.DType) else "device"] = value
+            options["dtype" if _is_dtype(value) else "device"] = value
+    if options.get("dtype") is not None:
+        options["dtype"] = dtypes.as_dtype(options["dtype"])
     if not isinstance(options.get("device"), str):
         options["device"] = str(options["device"]) if options.get("device") else None
     if options["device"] not in (None, str(self.device)):
@@ -152,6 +161,8 @@ def type_as(self: Tensor, other: Tensor) -> Tensor:
 _CONVERTERS = {
     "float": dtypes.float32,
     "double": dtypes.float64,
+    "cfloat": dtypes.complex64,
+    "cdouble": dtypes.complex128,
     "half": dtypes.float16,
     "bfloat16": dtypes.bfloat16,
     "long": dtypes.int64,

@@ -17,7 +17,7 @@ from plait.dispatch.operator import Overload
 from plait.dispatch.tags import Tag
 from plait.ops import aten
 from plait.ops.checks import require_same_dtype
-from plait.ops.define import Array, check_dtype
+from plait.ops.define import Array, check_dtype, checked_scalar
 from plait.ops.elementwise import (
     ANY,
     FLOATS,
@@ -34,7 +34,7 @@ from plait.ops.elementwise import (
 )
 from plait.ops.special import erf as numpy_erf
 from plait.tensor import dtype as dtypes
-from plait.tensor.promotion import result_type
+from plait.tensor.promotion import result_type, scalar_dtype
 
 _REAL = (dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64)
 _INEXACT = (*_REAL, dtypes.complex64, dtypes.complex128)
@@ -50,12 +50,23 @@ def _is_bool(operand: Any) -> bool:
 
 
 def _check_alpha(self: Any, other: Any, alpha: Any = 1) -> None:
-    """A fractional alpha needs a floating result."""
+    """Alpha may not be of a greater category than the result, nor bool if that is not."""
+    if alpha.__class__ is int and alpha == 1:
+        return
+    dtype = result_type(self, other)
     check(
-        not isinstance(alpha, float) or result_type(self, other).category >= 2,
+        scalar_dtype(alpha).category <= max(dtype.category, 1)
+        and not (isinstance(alpha, bool) and not dtype.is_bool),
         DtypeMismatch,
-        lambda: f"add: argument 'alpha' must be an integer for integral tensors; got {alpha!r}.",
+        lambda: f"add: argument 'alpha' must be a number that fits {dtype} tensors; got {alpha!r}.",
     )
+    _check_number("add", "alpha", alpha, dtype)
+
+
+def _check_number(name: str, argument: str, value: Any, dtype: dtypes.DType) -> None:
+    """Raise DtypeMismatch for a Python number that ``dtype`` cannot store."""
+    if value.__class__ in (int, float, complex):
+        checked_scalar(name, value, dtype, argument)
 
 
 def _check_subtraction(self: Any, other: Any, alpha: Any = 1) -> None:
@@ -159,11 +170,16 @@ div_scalar = elementwise(
 
 def _check_fused(name: str, value: Any, *operands: Any) -> None:
     dtype = result_type(*operands)
+    divided = result_type(*operands[1:])
     check(
-        not dtype.is_bool and not (name == "addcdiv" and dtype.is_integral),
+        not dtype.is_bool and not (name == "addcdiv" and divided.category < 2),
         DtypeMismatch,
-        lambda: f"{name}: not supported for tensors of {dtype}; convert them to a floating dtype.",
+        lambda: (
+            f"{name}: not supported for tensors of {divided if dtype.category > 1 else dtype}; "
+            "convert them to a floating dtype."
+        ),
     )
+    _check_number(name, "value", value, dtype)
 
 
 addcmul = elementwise(
@@ -196,6 +212,7 @@ def _check_lerp(self: Any, end: Any, weight: Any) -> None:
     check_dtype("lerp", self.dtype, _INEXACT)
     operands = [("self", self), ("end", end)]
     require_same_dtype("lerp", operands + [("weight", weight)] * hasattr(weight, "dtype"))
+    _check_number("lerp", "weight", weight, self.dtype)
 
 
 def _lerp(a: Array, b: Array, weight: Array) -> Any:
@@ -320,12 +337,13 @@ sigmoid    = _elementary("sigmoid", _sigmoid, lambda g, out: g * ((1 - out) * ou
 
 def _check_power(base: Any, exponent: Any) -> None:
     dtype = result_type(base, exponent)
-    both_tensors = hasattr(base, "shape") and hasattr(exponent, "shape")
     check(
-        not (dtype.is_bool and both_tensors),
+        not (dtype.is_bool and hasattr(exponent, "shape")),
         DtypeMismatch,
         lambda: "pow: not implemented for bool tensors; convert them to an integer dtype.",
     )
+    if dtype.is_integral:
+        _check_number("pow", "exponent", exponent, dtype)
     negative = dtype.is_integral and not hasattr(exponent, "shape") and exponent < 0
     check(
         not negative,
@@ -549,7 +567,10 @@ def _check_clamp(self: Any, min: Any = None, max: Any = None) -> None:
         lambda: "clamp: at least one of 'min' and 'max' must not be None.",
     )
     given = [o for o in (self, min, max) if o is not None]
-    check_dtype("clamp", result_type(*given), REAL)
+    dtype = result_type(*given)
+    check_dtype("clamp", dtype, REAL)
+    for name, bound in (("min", min), ("max", max)):
+        _check_number("clamp", name, bound, dtype)
 
 
 def _clamp(x: Array, low: Any, high: Any) -> Any:

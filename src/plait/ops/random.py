@@ -360,9 +360,18 @@ def _uniform_meta(self: Any, lower: float, upper: float) -> TensorMeta:
 
 
 def _scaled(draws: Tensor, scale: float, shift: float) -> Any:
+    """``draws * scale + shift``; the half types are rounded once, at the end."""
+    if scale == 1 and shift == 0:
+        return draws
+    dtype = draws.dtype
+    is_half = dtype in (dt.float16, dt.bfloat16)
+    if is_half:
+        draws = aten._to_copy.default(draws, dtype=dt.float32)
     if scale != 1:
         draws = aten.mul.Scalar(draws, scale)
-    return draws if shift == 0 else aten.add.Scalar(draws, shift)
+    if shift != 0:
+        draws = aten.add.Scalar(draws, shift)
+    return aten._to_copy.default(draws, dtype=dtype) if is_half else draws
 
 
 variants.derive(

@@ -15,8 +15,10 @@ import numpy as np
 from plait.base.errors import DtypeMismatch, check
 from plait.dispatch.tags import Tag
 from plait.ops import aten
+from plait.ops.arrays import convertible
 from plait.ops.checks import require_floating
-from plait.ops.define import Array, Rule, define
+from plait.ops.define import Array, Rule, check_dtype, define
+from plait.ops.elementwise import COMPLEX, REAL
 from plait.tensor import dtype as dt
 from plait.tensor.dtype import DType, get_default_dtype
 from plait.tensor.layout import IntLike, Shape, TensorMeta, wrap_dim, wrap_dims
@@ -148,6 +150,7 @@ def _accumulator(array: Array, axes: tuple[int, ...], result: DType) -> np.dtype
 
 
 def _total(ufunc: np.ufunc, array: Array, dim: Any, keepdim: bool, result: DType) -> Any:
+    array = convertible(array, result.numpy)
     axes = tuple(sorted(d % array.ndim for d in numpy_axes(array, dim))) if array.ndim else ()
     return ufunc.reduce(array, axis=axes, dtype=_accumulator(array, axes, result), keepdims=keepdim)
 
@@ -453,10 +456,13 @@ define(
 
 def _cumsum_shape(self: Any, dim: int, *, dtype: DType | None = None) -> TensorMeta:
     wrap_dim(dim, len(self.shape), "cumsum")
-    return TensorMeta(tuple(self.shape), _sum_dtype(self, dtype), self.device)
+    result = _sum_dtype(self, dtype)
+    check_dtype("cumsum", result, REAL | COMPLEX)
+    return TensorMeta(tuple(self.shape), result, self.device)
 
 
 def _cumsum_kernel(self: Array, dim: int, *, dtype: Any, meta: Any) -> Any:
+    self = convertible(self, meta.dtype.numpy)
     if not self.ndim:
         return self.copy()
     wide = {dt.float32: np.float64, dt.float16: np.float32, dt.bfloat16: np.float32}

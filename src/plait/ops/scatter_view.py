@@ -14,6 +14,7 @@ import numpy as np
 from plait.base.errors import ShapeMismatch
 from plait.dispatch.tags import Tag
 from plait.ops import aten
+from plait.ops.arrays import convert
 from plait.ops.define import Array, Rule, define
 from plait.tensor import layout as lay
 from plait.tensor.layout import IntLike, Layout, Shape, TensorMeta
@@ -67,7 +68,7 @@ def _scatter_kernel(shape: Rule, layout: Rule) -> Rule:
         shape(self, src, *args)
         out = _copied(self)
         part = wrap_view(out, layout(out.layout, *args))
-        np.copyto(_array(part), _array(src), casting="unsafe")
+        convert(_array(part), _array(src))
         return out
 
     return kernel
@@ -182,7 +183,7 @@ def _as_strided_kernel(
     memory = RealTensor.__new__(RealTensor)
     memory._array = _memory_of(self, part.offset + lay.extent(part.shape, part.strides))
     memory._dtype = self.dtype
-    np.copyto(_array(wrap_view(memory, part)), _array(src), casting="unsafe")
+    convert(_array(wrap_view(memory, part)), _array(src))
     return _copied(wrap_view(memory, own))
 
 

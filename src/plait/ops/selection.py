@@ -15,6 +15,7 @@ from plait.dispatch.keys import DispatchKey
 from plait.dispatch.operator import Overload
 from plait.dispatch.tags import Tag
 from plait.ops import aten, variants
+from plait.ops.arrays import convert
 from plait.ops.define import (
     Array,
     Rule,
@@ -203,7 +204,7 @@ def _to_copy_meta(
 
 def _to_copy(self: Array, *, meta: TensorMeta, **options: Any) -> Array:
     out = empty_array(meta)
-    np.copyto(out, self, casting="unsafe")
+    convert(out, self)
     return out
 
 
@@ -239,7 +240,7 @@ def _copy_meta(self: Any, src: Any, non_blocking: bool = False) -> TensorMeta:
 
 def _copy(self: Array, src: Array, non_blocking: bool, meta: TensorMeta) -> Array:
     out = empty_array(meta)
-    np.copyto(out, src, casting="unsafe")
+    convert(out, src)
     return out
 
 
@@ -302,7 +303,7 @@ def _write_directly(op: Overload, value_of: Rule) -> None:
     def kernel(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         shape(self, *args, **kwargs)
         variants.check_writable(name, self, args)
-        run_quietly(np.copyto, self._array, value_of(self, *args, **kwargs), casting="unsafe")
+        run_quietly(convert, self._array, value_of(self, *args, **kwargs))
         return self
 
     variant.register(DispatchKey.CPU, kernel, replace=True)
@@ -310,4 +311,4 @@ def _write_directly(op: Overload, value_of: Rule) -> None:
 
 _write_directly(copy, lambda self, src, non_blocking: src._array)
 _write_directly(fill, lambda self, value: checked_scalar("fill_", value, self._dtype))
-_write_directly(zero, lambda self: 0)
+_write_directly(zero, lambda self: np.zeros((), self._dtype.numpy))

@@ -17,7 +17,7 @@ from plait.dispatch.keys import DispatchKey
 from plait.dispatch.operator import Overload
 from plait.dispatch.schema import AliasInfo, Argument, FunctionSchema, Return, Type
 from plait.dispatch.tags import Tag
-from plait.ops.arrays import Rule, empty_array
+from plait.ops.arrays import Rule, convert, empty_array
 from plait.ops.quiet import QUIET, loud, quiet
 from plait.tensor.dtype import DType
 from plait.tensor.layout import TensorMeta
@@ -127,7 +127,7 @@ def write(target: Tensor, result: Tensor) -> None:
     """Copy ``result`` into the memory of ``target``, converting its dtype."""
     token = quiet(QUIET)
     try:
-        np.copyto(target._array, result._array, casting="unsafe")  # type: ignore[arg-type]
+        convert(target._array, result._array)  # type: ignore[arg-type]
     finally:
         loud(token)
 
@@ -228,10 +228,19 @@ def _derive_out(op: Overload, overload: str | None) -> Overload:
     variant.functional, op.out, variant.kind = op, variant, op.kind
     functional_shape = _required(op.shape_rule, op)
     name = f"{op.name}.out"
+    exact = op.kind == "matmul"  # products are written by a BLAS, which does not convert
 
     def shape(*args: Any, out: Any, **kwargs: Any) -> TensorMeta:
         meta: TensorMeta = functional_shape(*args, **kwargs)
         check_dtype_fits(name, meta.dtype, out.dtype)
+        check(
+            not exact or out.dtype is meta.dtype,
+            DtypeMismatch,
+            lambda: (
+                f"{name}: argument 'out' has another dtype than the product; got {out.dtype}; "
+                f"expected {meta.dtype}."
+            ),
+        )
         if tuple(out.shape) == meta.shape:
             return TensorMeta(out.shape, out.dtype, out.device, out.strides)
         if all(size != 0 for size in out.shape):

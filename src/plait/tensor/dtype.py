@@ -28,6 +28,7 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "is_name",
     "set_default_dtype",
     "to_complex",
     "to_real",
@@ -129,8 +130,11 @@ _BY_NAME = {dtype.name: dtype for dtype in ALL_DTYPES} | {
     "half": float16,
     "float": float32,
     "double": float64,
+    "cfloat": complex64,
+    "cdouble": complex128,
     "long": int64,
     "int": int32,
+    "short": int16,
 }
 
 # Keyed by the dtype object and by its type; a hit on the object is one dict lookup.
@@ -146,6 +150,11 @@ def by_name(name: str) -> DType:
             f"dtype: unknown element type {name!r}; expected one of "
             f"{', '.join(dtype.name for dtype in ALL_DTYPES)}."
         ) from None
+
+
+def is_name(value: object) -> bool:
+    """Whether `value` is the name of an element type."""
+    return isinstance(value, str) and value in _BY_NAME
 
 
 def from_numpy(dtype: object) -> DType:
