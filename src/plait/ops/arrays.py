@@ -21,6 +21,7 @@ __all__ = [
     "Array",
     "Rule",
     "cast_operand",
+    "check_number",
     "checked_scalar",
     "convert",
     "convertible",
@@ -118,6 +119,12 @@ def checked_scalar(name: str, value: Any, dtype: DType, argument: str = "value")
     return (
         np.asarray(value).astype(dtype.numpy) if dtype.is_bool else np.asarray(value, dtype.numpy)
     )
+
+
+def check_number(name: str, argument: str, value: Any, dtype: DType) -> None:
+    """Raise DtypeMismatch for a Python number that ``dtype`` cannot store; others pass."""
+    if value.__class__ in (int, float, complex):
+        checked_scalar(name, value, dtype, argument)
 
 
 def _holds(dtype: DType, value: Any) -> bool:

@@ -11,6 +11,7 @@ from plait.ops import matmul as _matmul
 from plait.ops import metadata as _metadata
 from plait.ops import normalize as _normalize
 from plait.ops import pointwise as _pointwise
+from plait.ops import powers as _powers
 from plait.ops import random as _random
 from plait.ops import rearrange as _rearrange
 from plait.ops import reduction as _reduction
@@ -32,6 +33,7 @@ MODULES = (
     _metadata,
     _normalize,
     _pointwise,
+    _powers,
     _random,
     _rearrange,
     _reduction,

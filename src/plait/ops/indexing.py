@@ -15,7 +15,7 @@ import numpy as np
 from plait.base.errors import IndexOutOfRange, MissingKernel, ShapeMismatch
 from plait.dispatch.tags import Tag
 from plait.ops import aten
-from plait.ops.arrays import widened
+from plait.ops.arrays import check_number, widened
 from plait.ops.checks import (
     require,
     require_index_dtype,
@@ -299,8 +299,7 @@ define(
 def _index_add_shape(self: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> TensorMeta:
     count = _require_vector("index_add", index)
     require_same_dtype("index_add", (("self", self), ("source", source)))
-    if alpha.__class__ in (int, float, complex):
-        checked_scalar("index_add", alpha, self.dtype, "alpha")
+    check_number("index_add", "alpha", alpha, self.dtype)
     own, given = tuple(self.shape), tuple(source.shape)
     dim = wrap_dim(dim, len(own), "index_add")
     expected = (*own[:dim], count, *own[dim + 1 :]) if own else ()

@@ -13,7 +13,7 @@ import numpy as np
 from plait.base.errors import ShapeMismatch
 from plait.dispatch.tags import Tag
 from plait.ops import aten
-from plait.ops.arrays import widened
+from plait.ops.arrays import check_number, widened
 from plait.ops.checks import require, require_no_bool, require_rank, require_same_dtype
 from plait.ops.define import Array, Rule, checked_scalar, define
 from plait.tensor import dtype as dt
@@ -132,8 +132,7 @@ def _addmm_shape(self: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any =
     require_same_dtype("addmm", (("mat1", mat1), ("self", self)))
     _check_addend("addmm", "self", self, meta.shape)
     for name, factor in (("beta", beta), ("alpha", alpha)):
-        if factor.__class__ in (int, float, complex):
-            checked_scalar("addmm", factor, meta.dtype, name)
+        check_number("addmm", name, factor, meta.dtype)
     return meta
 
 
