@@ -22,6 +22,7 @@ from plait.tensor.promotion import result_type
 
 __all__: list[str] = []
 
+
 def _check_power(base: Any, exponent: Any) -> None:
     dtype = result_type(base, exponent)
     check(
