@@ -8,7 +8,7 @@ donated and is not has a reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from plait.aot.metadata import OutputType, ViewAndMutationMeta
@@ -16,7 +16,9 @@ from plait.autograd.grad_mode import no_grad
 from plait.base import log
 from plait.base.errors import InplaceError
 from plait.dispatch.dispatcher import lookup
-from plait.tensor.donated import give_away, owns_memory
+from plait.ir.graph import Graph
+from plait.tensor.donated import give_away, sharing
+from plait.tensor.layout import TensorMeta
 from plait.tensor.tensor import Tensor
 
 __all__ = ["Donation", "decide_donation"]
@@ -34,6 +36,8 @@ class Donation:
     """Input -> the number of the forward return that is its new value."""
     donated: tuple[int, ...] = ()
     refused: dict[int, str] = field(default_factory=dict)
+    metas: dict[int, TensorMeta] = field(default_factory=dict)
+    """Types of donated inputs whose sizes are fixed."""
 
     @property
     def reusable(self) -> dict[int, int | None]:
@@ -43,18 +47,16 @@ class Donation:
     def take(self, inputs: list[Tensor]) -> list[Tensor]:
         """The tensors to run on: copies of donated ones whose memory is not theirs alone."""
         taken = list(inputs)
-        for i in self.donated:
-            if not owns_memory(taken[i]):
-                log.record("donation", "a donated tensor shares its memory; it is copied", input=i)
-                with no_grad():
-                    taken[i] = lookup("aten::clone")(taken[i])
+        for i in sharing(inputs, self.donated):
+            log.record("donation", "a donated tensor shares its memory; it is copied", input=i)
+            with no_grad():
+                taken[i] = lookup("aten::clone")(taken[i])
         return taken
 
-    def spend(self, inputs: Iterable[Tensor]) -> None:
+    def spend(self, inputs: Sequence[Tensor]) -> None:
         """Let the donated tensors refuse use."""
-        tensors = list(inputs)
         for i in self.donated:
-            give_away(tensors[i])
+            give_away(inputs[i], self.metas.get(i))
 
     def check_writable(self, inputs: Sequence[Tensor]) -> None:
         """Raise InplaceError before anything is written into read-only memory."""
@@ -68,9 +70,9 @@ class Donation:
 
 
 def decide_donation(
-    meta: ViewAndMutationMeta, donated: Sequence[int], *, has_backward: bool
+    graph: Graph, meta: ViewAndMutationMeta, donated: Sequence[int], *, has_backward: bool
 ) -> Donation:
-    """What may be overwritten in a program like ``meta``; ``donated`` is what the caller offers."""
+    """What the forward ``graph`` may overwrite; ``donated`` is what the caller offers."""
     decision = Donation()
     for number, i in enumerate(meta.mutated_inputs):
         if number not in meta.tangent_outputs:  # else autograd records the write
@@ -91,4 +93,10 @@ def decide_donation(
         else:
             kept.append(i)
     decision.donated = tuple(kept)
+    for i in kept:
+        meta_of = graph.inputs[i].type
+        if isinstance(meta_of, TensorMeta) and all(
+            isinstance(size, int) for size in (*meta_of.shape, *meta_of.strides)
+        ):
+            decision.metas[i] = meta_of
     return decision

@@ -102,7 +102,7 @@ def compile_ahead(
         if config.verify:
             verify(forward, functional=True)
     forward.name = "forward"
-    donation = decide_donation(joint.meta, donated, has_backward=backward is not None)
+    donation = decide_donation(forward, joint.meta, donated, has_backward=backward is not None)
     forward.reusable = donation.reusable
     env.frozen = True
     compiled = compile_graph(forward)

@@ -7,6 +7,7 @@ Knows NumPy's and Python's reference counts; must not know graphs or compiled fu
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import numpy as np
 from plait.base.errors import DonatedError
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.keyset import CPU_TENSOR_KEYS
+from plait.tensor.layout import TensorMeta
 from plait.tensor.storage import Storage
 from plait.tensor.tensor import Tensor
 
-__all__ = ["DonatedTensor", "give_away", "owns_memory", "refuse_donated"]
+__all__ = ["DonatedTensor", "give_away", "refuse_donated", "sharing"]
 
-_HERE = 2  # references that a count sees by itself: the argument and a local variable
+_OWN = 3  # references that a count sees: its argument, a local variable, and the owner's
 
 
 class DonatedTensor(Tensor):
@@ -36,6 +38,14 @@ class DonatedTensor(Tensor):
     def _read_data(self, what: str) -> np.ndarray[Any, Any]:
         raise _error(what)
 
+    @property
+    def storage(self) -> Storage:
+        raise _error("storage")
+
+    @property
+    def _version(self) -> int:
+        return -1  # of no saved tensor
+
     def __repr__(self) -> str:
         return f"<donated tensor of shape {tuple(self.shape)}, {self._dtype}>"
 
@@ -48,35 +58,47 @@ def _error(what: str) -> DonatedError:
     )
 
 
-def owns_memory(tensor: Tensor) -> bool:
-    """Whether nothing else shows the memory of `tensor`, as far as references tell.
+def sharing(tensors: Sequence[Tensor], numbers: Iterable[int]) -> list[int]:
+    """Those of `numbers` whose tensors have memory that something else shows, or read-only memory.
 
-    No view, no NumPy array made from it or that it was made from; and it may be written.
+    Something else is a view, a NumPy array made from the tensor, or the one it was made from, as
+    far as references tell.
     """
-    array, storage = tensor._array, tensor._storage
-    if array is None or not array.flags.writeable:
-        return False
-    expected = _HERE + 1  # the tensor's own
+    count = sys.getrefcount
+    found = []
+    for i in numbers:
+        tensor = tensors[i]
+        array = tensor._array
+        if array is None or not array.flags.writeable:
+            found.append(i)
+        elif array.base is None and tensor._storage is None:  # fresh from a compiled function
+            if count(array) > _OWN:
+                found.append(i)
+        elif not _owns(tensor, array):
+            found.append(i)
+    return found
+
+
+def _owns(tensor: Tensor, array: np.ndarray[Any, Any]) -> bool:
+    storage, base = tensor._storage, array.base
+    expected = _OWN + 1  # the caller's variable
     span = 0
     if storage is not None:
-        if sys.getrefcount(storage) > expected:
+        if sys.getrefcount(storage) > _OWN:
             return False
         span = int(storage._owner is not None)
         expected += int(storage._array is array)
-    base = array.base
     if base is None:
         return sys.getrefcount(array) <= expected + span
     if sys.getrefcount(array) > expected or not isinstance(base, np.ndarray):
         return False
-    return base.base is None and sys.getrefcount(base) <= _HERE + 1 + span
+    return base.base is None and sys.getrefcount(base) <= _OWN + span
 
 
-def give_away(tensor: Tensor) -> None:
-    """Make `tensor` refuse every use of its elements from now on."""
-    tensor._meta = tensor.meta
-    storage = Storage(None, tensor._device, 0)
-    storage.version = tensor._version + 1  # a tape that saved it will notice
-    tensor._storage, tensor._offset, tensor._array = storage, 0, None
+def give_away(tensor: Tensor, meta: TensorMeta | None = None) -> None:
+    """Make `tensor` refuse every use of its elements from now on; `meta` is its type, if known."""
+    tensor._meta = tensor.meta if meta is None else meta
+    tensor._storage = tensor._array = None
     tensor.__class__ = DonatedTensor
 
 
