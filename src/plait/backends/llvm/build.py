@@ -13,7 +13,7 @@ from plait.backends.llvm.evaluate import Evaluator
 from plait.backends.llvm.fitting import common_dims
 from plait.backends.llvm.groups import Group, Unit
 from plait.backends.llvm.loop.indexing import ONE, ZERO, reindex
-from plait.backends.llvm.loop.kernel import BufferParam, Kernel, ScatterIndex, Store
+from plait.backends.llvm.loop.kernel import BufferParam, Kernel, Run, ScatterIndex, Store
 from plait.backends.llvm.loop.terms import Axis, GatherDim
 from plait.backends.llvm.loop.transform import canonical, collapse
 from plait.backends.llvm.loop.verify import verify_kernel
@@ -69,7 +69,7 @@ class _Builder:
     def _is_full(self, unit: Unit) -> bool:
         """Whether the unit stores one element per point inside a row."""
         rows = [u for u in self.units if u.inner]
-        return bool(rows) and unit.kind == "map" and unit.points is not rows[0].points
+        return bool(rows) and unit.kind in ("map", "sum") and unit.points is not rows[0].points
 
     def build(self) -> BuiltKernel:
         stores = tuple(store for unit in self.units for store in self._store(unit))
@@ -123,10 +123,13 @@ class _Builder:
         )
         code = next((i.check for i, _ in moving), None)
         kind: Literal["set", "add"] = (
-            "add" if unit.piece is not None and unit.piece.kind == "add" else "set"
+            "add" if unit.piece is not None and unit.piece.kind in ("add", "sum") else "set"
         )
         number = self.reader.buffer(unit.target)
-        return [Store(number, base, value, depth, kind, indices, code)]
+        run = None
+        if unit.piece is not None and unit.piece.row is not None:
+            run = Run(unit.piece.row(index), unit.piece.chunk)
+        return [Store(number, base, value, depth, kind, indices, code, run)]
 
     def _index(self, unit: Unit) -> Index:
         """Index of the unit's stage at the kernel's axes."""

@@ -82,12 +82,12 @@ def common_dims(units: list[Unit]) -> tuple[tuple[Expr, ...], tuple[Expr, ...]] 
     first = next((u for u in units if u.inner), units[0])
     outer, inner = first.dims, first.inner
     for unit in units:
-        if unit.points is product(outer) and not (unit.kind == "map" and unit.inner):
+        if unit.points is product(outer) and not (unit.kind in ("map", "sum") and unit.inner):
             refined = refine(outer, unit.dims)
             if refined is None:
                 return None
             outer = refined
-        elif unit.kind == "map":
+        elif unit.kind in ("map", "sum"):
             refined = refine((*outer, *inner), unit.dims)
             if refined is None:
                 return None

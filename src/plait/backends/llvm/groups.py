@@ -17,7 +17,8 @@ from plait.symbolic.expr import Expr, product
 
 __all__ = ["Group", "Unit", "UnitKind"]
 
-UnitKind = Literal["map", "row", "column", "scatter", "gemm", "attention"]
+UnitKind = Literal["map", "row", "column", "sum", "scatter", "gemm", "attention"]
+""""sum": a map whose elements are added to the partial sums of chunks of rows."""
 
 
 @dataclass(eq=False, slots=True)

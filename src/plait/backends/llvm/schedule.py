@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from plait.backends.llvm.batching import arrange
+from plait.backends.llvm.column_sums import SIBLINGS, chunk_columns, columns_beside_rows
 from plait.backends.llvm.evaluate import Evaluator
 from plait.backends.llvm.fitting import why_apart
 from plait.backends.llvm.groups import Group, Unit, UnitKind
@@ -193,8 +194,10 @@ def _repeats(stage: Stage, user: Stage) -> bool:
 
 
 class _Scheduler:
-    def __init__(self, storage: _Storage) -> None:
+    def __init__(self, storage: _Storage, chunked: set[Stage]) -> None:
         self.storage = storage
+        self.chunked = chunked
+        """Column sums of which the chunks are left to add."""
         self.groups: dict[int, Group] = {}
         self.home: dict[Stage, list[Unit]] = {}
         self.group_of: dict[Unit, int] = {}
@@ -265,7 +268,7 @@ class _Scheduler:
             for producer in self.home.get(read, ()):
                 if producer is not unit:
                     group.deps.add(self.group_of[producer])
-        if unit.piece is not None and unit.kind == "scatter":
+        if unit.kind in ("scatter", "sum"):
             group.deps |= {self.group_of[u] for u in self.home[unit.target] if u is not unit}
         for dep in group.deps:
             group.ancestors |= {dep, *self.groups[dep].ancestors}
@@ -281,6 +284,9 @@ class _Scheduler:
         for read in unit.reads:
             if read.numel is unit.space and as_int(read.numel) != 1:
                 found.update(dict.fromkeys(reversed(self.readers.get(read, ())[-16:])))
+        if unit.stage in self.chunked:
+            alike = [self.group_of[u] for u in self.group_of if u.stage in self.chunked]
+            found.update(dict.fromkeys(alike[-SIBLINGS:-1]))
         return list(found)
 
     def _try_join(self, late: int, early: int) -> None:
@@ -312,6 +318,8 @@ class _Scheduler:
 
 
 def _piece_kind(piece: Piece) -> UnitKind:
+    if piece.kind == "sum":
+        return "sum"
     return "map" if piece.kind == "set" else "scatter"
 
 
@@ -342,9 +350,10 @@ def schedule(outputs: list[Stage], wishes: Sequence[Wish] = ()) -> Schedule:
     """
     stages = topological(outputs)
     wanted = list(outputs)
+    chunked: set[Stage] = set()
     while True:
         storage = _Storage(stages, wanted)
-        scheduler = _Scheduler(storage)
+        scheduler = _Scheduler(storage, chunked)
         try:
             for stage in storage.stages:
                 if stage in storage.realised:
@@ -355,7 +364,12 @@ def schedule(outputs: list[Stage], wishes: Sequence[Wish] = ()) -> Schedule:
                 raise
             wanted.append(error.stage)
             continue
-        break
+        columns = columns_beside_rows(scheduler.groups)
+        if not columns:
+            break
+        chunk_columns(columns)
+        chunked.update(columns)
+        stages = topological(outputs)
     stored = _stored(scheduler, set(wanted))
     reuse = reuse_inputs(scheduler.groups, wishes)
     groups = arrange(_ordered(list(scheduler.groups.values())))

@@ -194,6 +194,8 @@ class _Run:
     def write(self, store: Store, position: Array, value: Array) -> None:
         """Carry out a store."""
         if store.kind == "add":
+            if store.run is not None:  # each place is set by the first row that comes to it
+                self.buffers[store.buffer][position] = 0
             np.add.at(self.buffers[store.buffer], position.ravel(), value.ravel())
         else:
             self.buffers[store.buffer][position] = value

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from plait.backends.llvm.loop.terms import Axis, GatherDim, Term, walk
 from plait.symbolic.expr import Expr
 
-__all__ = ["BufferParam", "Kernel", "ScatterIndex", "Store"]
+__all__ = ["BufferParam", "Kernel", "Run", "ScatterIndex", "Store"]
 
 
 class BufferParam(NamedTuple):
@@ -36,6 +36,16 @@ class ScatterIndex(NamedTuple):
     dim: GatherDim
 
 
+class Run(NamedTuple):
+    """Rows numbered `row` meet within runs of `length` of them; the first of a run sets the place.
+
+    Rows are the points of all axes but the last, numbered through.
+    """
+
+    row: Expr
+    length: int
+
+
 class Store(NamedTuple):
     """buffer[offset + sum(index * stride)] = value, or += value when kind is "add"."""
 
@@ -48,6 +58,8 @@ class Store(NamedTuple):
     indices: tuple[ScatterIndex, ...] = ()
     check: int | None = None
     """Code reported when an index is out of range."""
+    run: Run | None = None
+    """Of an add: which rows meet in one place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,9 @@ class Kernel:
     @property
     def is_serial(self) -> bool:
         """Whether points must run in order: some store writes to computed places (may meet)."""
-        return any(store.kind == "add" or store.indices for store in self.stores)
+        return any(
+            (store.kind == "add" and store.run is None) or store.indices for store in self.stores
+        )
 
     @property
     def row_depth(self) -> int:

@@ -105,6 +105,9 @@ class _Printer:
         for index in store.indices:
             checked = _check(self.text(index.term), index.dim.size, index.dim.wraps, store.check)
             place += f" + {checked}*{_factor(index.dim.stride)}"
+        if store.run is not None:
+            first = f"if ({store.run.row}) % {store.run.length} == 0"
+            self.line(indent, f"{first}: b{store.buffer}[{place}] = 0")
         sign = "+=" if store.kind == "add" else "="
         self.line(indent, f"b{store.buffer}[{place}] {sign} {self.text(store.value)}")
 

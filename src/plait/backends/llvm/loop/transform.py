@@ -91,6 +91,7 @@ class Rewriter:
             value=self.term(store.value),
             depth=depth,
             indices=indices,
+            run=store.run and store.run._replace(row=self.expr(store.run.row)),
         )
 
 
@@ -110,6 +111,8 @@ def expressions(kernel: Kernel) -> Iterator[Expr]:
         yield from expressions_of(term.op, term.attr)
     for store in kernel.stores:
         yield store.offset
+        if store.run is not None:
+            yield store.run.row
         for index in store.indices:
             yield from (index.dim.stride, index.dim.size)
 

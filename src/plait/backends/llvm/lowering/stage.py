@@ -75,10 +75,16 @@ class Piece(NamedTuple):
 
     source: Stage
     place: Callable[[Reader, Index], Index]
-    kind: Literal["set", "put", "add"] = "set"
-    """"set": disjoint places; "put" and "add": places may meet, in order."""
+    kind: Literal["set", "put", "add", "sum"] = "set"
+    """"set": disjoint places; "put" and "add": places may meet, in order; "sum": sums of what
+    meets, and the places of rows meet within a chunk of them only.
+    """
     reads: tuple[Stage, ...] = ()
     """Stages that `place` reads."""
+    row: Callable[[Index], Expr] | None = None
+    """Number of the row of an index, for "sum"."""
+    chunk: int = 0
+    """Rows of a chunk, for "sum"."""
 
 
 class AttentionCall(NamedTuple):

@@ -68,6 +68,7 @@ def layout_of(kernel: Kernel) -> Layout:
     if by_element:
         is_deep = any(term.op == "reduce" for term in walk(*kernel.roots()))
         grain = COLUMN_GRAIN if is_deep else ELEMENT_GRAIN
+    grain = max([grain, *(store.run.length for store in kernel.stores if store.run)])
     return Layout(outer, by_element, items, _work(kernel), grain, kernel.is_serial)
 
 
@@ -183,7 +184,7 @@ def _rows_loop(nest: Nest, root: Frame, layout: Layout, begin: Any, end: Any) ->
         nest.tile(row, nest.kernel.axes[-1], item, stop, root)
         return []
 
-    if layout.grain == TILE:
+    if _is_tiled(nest.kernel, layout.outer):
         nest.loop(begin, end, TILE, [], tile)
     else:
         nest.loop(begin, end, 1, [], point)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from plait.backends.llvm.loop.kernel import Kernel, Store
+from plait.backends.llvm.loop.kernel import Kernel, Run, Store
 from plait.backends.llvm.loop.terms import Axis, Term
 from plait.backends.llvm.native.emit_columns import Columns, suits_columns
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar, growth
@@ -295,10 +295,17 @@ class Nest:
                 self._scatter(store, value, frame)
             elif store.kind == "add":
                 old = self.memory.load(store.buffer, store.offset, frame, None)
+                old = old if store.run is None else self._unless_first(store.run, old, frame)
                 joined = total(widen(old, frame.space), widen(value, frame.space))
                 self.memory.store(store.buffer, store.offset, joined, frame)
             else:
                 self.memory.store(store.buffer, store.offset, value, frame)
+
+    def _unless_first(self, run: Run, old: Value, frame: Frame) -> Value:
+        """What an add continues: zero in the first row of a run."""
+        row = emit_scalar(run.row % run.length, frame)
+        first = frame.space.with_lanes(1).value(row, "i64").eq(0)
+        return widen(first, old.space).where(old.space.const(old.dtype, 0), old)
 
     def _scatter(self, store: Store, value: Value, frame: Frame) -> None:
         """A store to computed places, checked; scalar, or contiguous over the lanes."""
