@@ -255,15 +255,16 @@ def test_bounds_of_symbols_are_part_of_the_text():
 
 
 def test_text_of_a_kernel_is_readable():
-    assert structure.kernel_text(double(2.0)).splitlines() == [
+    *terms, kernel, bounds = structure.kernel_text(double(2.0)).splitlines()
+    assert terms == [
         "t0 = load f64 () (0,<i0>,)",
         "t1 = const f64 () ('float',b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00@',)",
         "t2 = mul f64 (t0, t1) None",
-        "Kernel(buffers=(BufferParam(dtype='f64', role='in'),BufferParam(dtype='f64', "
-        "role='out'),), sizes=(), axes=(Axis(name='i0', extent=<7>),), stores=(Store(buffer=1, "
-        "offset=<i0>, value=t2, depth=1, kind='set', indices=(), check=None),))",
-        "i0 in [0, 7)",
     ]
+    assert kernel.startswith("Kernel(buffers=(BufferParam(dtype='f64', role='in'")
+    assert "axes=(Axis(name='i0', extent=<7>),)" in kernel
+    assert "Store(buffer=1, offset=<i0>, value=t2, depth=1, kind='set'" in kernel
+    assert bounds == "i0 in [0, 7)"
 
 
 def test_dynamic_sizes_come_from_the_cache_too(tmp_path):
