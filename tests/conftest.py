@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import numpy as np
@@ -54,7 +54,13 @@ THREAD_STATE = [n for n in vars(ThreadState) if not n.startswith("_")] + ["modes
 
 def thread_state() -> dict[str, object]:
     values = {name: getattr(tls, name) for name in THREAD_STATE}
-    return {n: list(v) if isinstance(v, list) else v for n, v in values.items()}
+    return {n: v.copy() if isinstance(v, list | dict) else v for n, v in values.items()}
+
+
+@pytest.fixture
+def state_of_thread() -> Callable[[], dict[str, object]]:
+    """Reads everything that the calling thread holds, to compare before and after."""
+    return thread_state
 
 
 @pytest.fixture(autouse=True)
