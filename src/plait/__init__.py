@@ -47,6 +47,7 @@ from plait.tensor.limits import finfo, iinfo
 from plait.tensor.promotion import promote, result_type
 from plait.tensor.tensor import Tensor, from_dlpack, from_numpy, tensor
 from plait.transforms import func
+from plait.transforms.vmap import vmap
 
 if TYPE_CHECKING:
     from plait import aot, backends, capture, cli, ir, library, nn, optim, testing
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from plait.capture.entries import mark_dynamic
     from plait.compile import compile
     from plait.explain import explain
+    from plait.transforms.autocast import autocast
     from plait.ops._functions import *  # noqa: F403  # a stub, written by make docs
 
 __version__ = "0.1.0"
@@ -70,6 +72,7 @@ __all__ = [
     "aot",
     "as_tensor",
     "asarray",
+    "autocast",
     "autograd",
     "backends",
     "bfloat16",
@@ -120,6 +123,7 @@ __all__ = [
     "uint16",
     "uint32",
     "uint64",
+    "vmap",
 ]
 __all__ += _functional.__all__  # the operators as functions: add, relu, zeros, ...
 globals().update({name: _functional.FUNCTIONS[name] for name in _functional.__all__})
@@ -134,6 +138,7 @@ _LATER: dict[str, str | None] = {
     "explain": "plait.explain",
     "ir": None,
     "library": None,
+    "autocast": "plait.transforms.autocast",
     "list_backends": "plait.backends.registry",
     "mark_dynamic": "plait.capture.entries",
     "nn": None,

@@ -207,6 +207,10 @@ class CompiledFunction:
             reason = f"the mode {type(tls.modes[-1]).__name__} is active, and sees each operator"
             log.record("fallback", reason, function=self.__name__)
             return reason
+        if tls.vmap_levels:
+            reason = "called inside vmap, which batches each operator of the function"
+            log.record("fallback", reason, function=self.__name__)
+            return reason
         if self.runs_eagerly is not None:
             return self.runs_eagerly
         return None

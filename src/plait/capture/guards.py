@@ -428,6 +428,7 @@ def build_guards(
         str(program.grad_enabled),
         "tls.grad_enabled",
     )
+    builder.test("not tls.vmap_levels", "vmap", "not inside vmap", "'inside vmap'")
     for structure in program.structures:
         builder.structure(structure)
     by_access = {i.access: i for i in program.inputs if i.access is not None}

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 from plait.base.errors import ArgumentTypeError, DispatchError
 from plait.dispatch.dispatcher import register_fallback
+from plait.dispatch.entry import find_fallback, find_kernel
 from plait.dispatch.keys import DispatchKey
-from plait.dispatch.keyset import ABOVE_PYTHON
+from plait.dispatch.keyset import ABOVE_PYTHON, below
 from plait.dispatch.modes import INFRA_SLOTS, PYTHON, SNAPSHOT, DispatchMode, sync_python_keys
 from plait.dispatch.operator import Overload
 from plait.dispatch.state import tls
@@ -304,7 +305,26 @@ def restore_entry_state() -> Iterator[None]:
 # ---------------------------------------------------------------- the PreDispatch slot
 
 
-def _pre_dispatch_fallback(op: Overload, lower: int) -> Callable[..., Any]:
+# Transforms, which answer a call by calling other operators: the slot sees those in its place.
+_TRANSFORMS = (DispatchKey.BATCHED, DispatchKey.AUTOCAST_CPU)
+
+
+def _is_transformed(op: Overload, lower: int) -> bool:
+    """Whether a transform answers the call."""
+    for key in _TRANSFORMS:
+        if lower & key.mask:
+            if find_kernel(op, key) is not None:
+                return True
+            specialiser = find_fallback(op, key)
+            if specialiser is not None and specialiser(op, lower & below(key)) is not None:
+                return True
+    return False
+
+
+def _pre_dispatch_fallback(op: Overload, lower: int) -> Callable[..., Any] | None:
+    if _is_transformed(op, lower):
+        return None
+
     def redispatch(*args: Any, **kwargs: Any) -> Any:
         saved = tls.exclude
         tls.exclude = saved | _PRE_DISPATCH

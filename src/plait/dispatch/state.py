@@ -31,6 +31,9 @@ class ThreadState(threading.local):
     saving: Any = None  # the checkpointed region being run, which is asked before a tensor is kept
     fake_context: Any = None  # of the user's shape function that is running
     deterministic: bool = False
+    vmap_levels: tuple[Any, ...] = ()  # the vmaps that are running, innermost last
+    autocast_dtype: Any = None  # what autocast casts to; None while it is off
+    autocast_cache: Any = None  # casts of parameters, kept until the outermost autocast ends
     # (include, exclude) when the outermost operator of a handled call was entered
     entry_state: tuple[int, int] | None = None
     handler_events: list[Any] | None = None  # where a recorder wants handled calls to go
