@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from plait.capture.entries import mark_dynamic
     from plait.compile import compile
     from plait.explain import explain
-    from plait.transforms.autocast import autocast
     from plait.ops._functions import *  # noqa: F403  # a stub, written by make docs
 
 __version__ = "0.1.0"
@@ -72,7 +71,6 @@ __all__ = [
     "aot",
     "as_tensor",
     "asarray",
-    "autocast",
     "autograd",
     "backends",
     "bfloat16",
@@ -138,7 +136,6 @@ _LATER: dict[str, str | None] = {
     "explain": "plait.explain",
     "ir": None,
     "library": None,
-    "autocast": "plait.transforms.autocast",
     "list_backends": "plait.backends.registry",
     "mark_dynamic": "plait.capture.entries",
     "nn": None,

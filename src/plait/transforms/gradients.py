@@ -28,7 +28,7 @@ from plait.transforms.batching.tensor import (
     physical,
 )
 
-__all__ = ["grad", "value_and_grad", "vjp"]
+__all__ = ["grad", "positions", "pull_back_of", "value_and_grad", "vjp"]
 
 
 def value_and_grad(
@@ -91,8 +91,19 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     Cotangents have the structure and shapes of the output. With ``has_aux``, ``f`` returns
     ``(output, aux)`` and the result is ``(output, pull, aux)``.
     """
+    return pull_back_of(f, primals, has_aux, ())[0]
+
+
+def pull_back_of(
+    f: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool, own: Sequence[Tensor]
+) -> tuple[Any, list[Tensor]]:
+    """(what :func:`vjp` returns, the leaves that stand for the primals).
+
+    ``own`` are leaves of the caller: results need not stay connected to them.
+    """
     leaves, structure = _leaves(primals, "vjp")
     fresh = [_fresh(leaf) for leaf in leaves]
+    hidden = [*fresh, *own]
     with enable_grad():
         output = f(*optree.tree_unflatten(structure, fresh))
     aux: Any = None
@@ -108,14 +119,15 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
                 "that of the output."
             )
         pairs = [(o, c) for o, c in zip(outputs, given, strict=True) if requires_grad(o)]
-        keep = is_grad_enabled()
+        keep = is_grad_enabled() and any(
+            requires_grad(c) or _depends_on_others(o, hidden) for o, c in pairs
+        )
         found = _gradients([o for o, _ in pairs], fresh, [c for _, c in pairs], keep=keep)
         return optree.tree_unflatten(structure, found)
 
-    shown = optree.tree_map(_detached_unless(fresh), output)
-    return (
-        (shown, pull, optree.tree_map(_detached_unless(fresh), aux)) if has_aux else (shown, pull)
-    )
+    cut = _detached_unless(hidden)
+    shown = optree.tree_map(cut, output)
+    return ((shown, pull, optree.tree_map(cut, aux)) if has_aux else (shown, pull)), fresh
 
 
 def positions(argnums: int | tuple[int, ...], count: int) -> list[int]:

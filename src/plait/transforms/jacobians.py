@@ -12,12 +12,12 @@ from typing import Any
 
 import optree
 
-from plait.autograd.graph import is_differentiable
-from plait.base.errors import ArgumentTypeError, ShapeMismatch, check
-from plait.dispatch.dispatcher import lookup
 from plait.autograd.grad_mode import enable_grad
+from plait.autograd.graph import is_differentiable
+from plait.base.errors import ArgumentTypeError, ShapeMismatch
+from plait.dispatch.dispatcher import lookup
 from plait.tensor.tensor import Tensor
-from plait.transforms.gradients import positions, vjp
+from plait.transforms.gradients import positions, pull_back_of, vjp
 from plait.transforms.vmap import vmap
 
 __all__ = ["hessian", "jacfwd", "jacrev", "jvp", "linearize"]
@@ -35,14 +35,11 @@ def jvp(f: Callable[..., Any], primals: Any, tangents: Any, *, has_aux: bool = F
     (tensor([0.]), tensor([2.]))
     """
     for what, given in (("primals", primals), ("tangents", tangents)):
-        check(
-            isinstance(given, tuple) and bool(given),
-            ArgumentTypeError,
-            lambda what=what, given=given: (
+        if not isinstance(given, tuple) or not given:
+            raise ArgumentTypeError(
                 f"jvp: Expected {what} to be a tuple, with at least one value; got "
                 f"{type(given).__name__}. Write jvp(f, (x,), (t,))."
-            ),
-        )
+            )
     found = _linearized(f, primals, has_aux)
     return (found[0], found[1](*tangents), *found[2:])
 
@@ -64,24 +61,24 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
 def _linearized(f: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]:
     """``(output, push, aux...)``."""
     with enable_grad():
-        output, pull, *aux = vjp(f, *primals, has_aux=has_aux)
+        (output, pull, *aux), fresh = pull_back_of(f, primals, has_aux, ())
     leaves, structure = optree.tree_flatten(output)
     dummies = optree.tree_unflatten(
         structure, [lookup("aten::zeros_like").call(t) for t in leaves if _require_tensor(t)]
     )
     smooth = [t for t in leaves if is_differentiable(t._dtype)]
-    shape = optree.tree_structure(primals)
+    shape = optree.tree_structure(_tree(primals))
 
     def pull_back(*cotangents: Any) -> Any:
         whole = iter(cotangents)
         filled = [
-            next(whole) if is_differentiable(t._dtype) else t
-            for t in optree.tree_leaves(dummies)
+            next(whole) if is_differentiable(t._dtype) else t for t in optree.tree_leaves(dummies)
         ]
         return pull(optree.tree_unflatten(structure, filled))
 
     with enable_grad():
-        _, push_all = vjp(pull_back, *[lookup("aten::zeros_like").call(t) for t in smooth])
+        zeros = tuple([lookup("aten::zeros_like").call(t) for t in smooth])
+        (_, push_all), _ = pull_back_of(pull_back, zeros, False, fresh)
 
     def push(*tangents: Any) -> Any:
         _check_tangents(primals, tangents, shape)
@@ -93,6 +90,11 @@ def _linearized(f: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool) 
         return optree.tree_unflatten(structure, found)
 
     return (output, push, *aux)
+
+
+def _tree(values: Any) -> Any:
+    """``values``, whose type as a tree is not inferred."""
+    return values
 
 
 def _require_tensor(t: Any) -> bool:
@@ -179,8 +181,8 @@ def jacfwd(
 
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         chosen, of_chosen = _chosen(f, argnums, args, kwargs)
-        output, push, *aux = _linearized(of_chosen, chosen, has_aux)
-        leaves, structure = optree.tree_flatten(chosen)
+        _, push, *aux = _linearized(of_chosen, chosen, has_aux)
+        leaves, structure = optree.tree_flatten(_tree(chosen))
         tangents = optree.tree_unflatten(structure, _basis(leaves, "jacfwd"))
         columns = vmap(push, out_dims=-1, randomness=randomness, chunk_size=chunk_size)(*tangents)
         counts = [t.numel() for t in leaves]
@@ -225,7 +227,7 @@ def _chosen(
     return tuple([args[i] for i in numbers]), of_chosen
 
 
-def _only(tree: tuple[Any, ...], argnums: Any) -> Any:
+def _only(tree: Any, argnums: Any) -> Any:
     return tree[0] if isinstance(argnums, int) else tree
 
 

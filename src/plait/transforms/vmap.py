@@ -11,7 +11,7 @@ from typing import Any
 
 import optree
 
-from plait.base.errors import InvalidArgument, IndexOutOfRange, check
+from plait.base.errors import IndexOutOfRange, InvalidArgument, check
 from plait.dispatch.dispatcher import lookup
 from plait.dispatch.state import tls
 from plait.tensor.tensor import Tensor
@@ -110,13 +110,14 @@ def _read_inputs(
             "over a function with no inputs; that is unsupported."
         ),
     )
-    leaves, spec = optree.tree_flatten((args, kwargs), none_is_leaf=True)
+    given: Any = (args, kwargs)
+    leaves, spec = optree.tree_flatten(given, none_is_leaf=True)
     positional = _broadcast(in_dims, args)
     if positional is None:
         raise InvalidArgument(
             f"{what}: in_dims is not compatible with the structure of inputs; got in_dims of "
             f"structure {optree.tree_structure(in_dims, none_is_leaf=True)} for inputs of structure"
-            f" {optree.tree_structure(args, none_is_leaf=True)}; expected the same, or an int or "
+            f" {spec.children()[0]}; expected the same, or an int or "
             "None in place of a part."
         )
     rest = [0 if isinstance(t, Tensor) else None for t in leaves[len(positional) :]]
@@ -208,9 +209,7 @@ class _Call:
         flat, spec, _ = self.flat(leaves, dims, size)
         return optree.tree_unflatten(spec, flat)
 
-    def in_chunks(
-        self, leaves: list[Any], dims: list[int | None], size: int, chunk: int
-    ) -> Any:
+    def in_chunks(self, leaves: list[Any], dims: list[int | None], size: int, chunk: int) -> Any:
         """The same, ``chunk`` samples at a time, and the parts joined."""
         parts = []
         for start in range(0, size, chunk):
@@ -237,7 +236,8 @@ class _Call:
                 leaf if d is None else add_level(leaf, d, level)
                 for leaf, d in zip(leaves, dims, strict=True)
             ]
-            args, kwargs = optree.tree_unflatten(self.spec, given)
+            call: Any = optree.tree_unflatten(self.spec, given)
+            args, kwargs = call
             result = self.fn(*args, **kwargs)
         flat, spec = optree.tree_flatten(result, none_is_leaf=True)
         out_dims = self._out_dims(result, spec, flat)
@@ -246,15 +246,11 @@ class _Call:
 
     def _out_dims(self, result: Any, spec: Any, flat: Sequence[Any]) -> list[int | None]:
         for t in flat:
-            check(
-                isinstance(t, Tensor),
-                InvalidArgument,
-                lambda t=t: (
+            if not isinstance(t, Tensor):
+                raise InvalidArgument(
                     f"vmap({self.name}): `{self.name}` must only return Tensors, got type "
-                    f"{type(t).__name__}. Did you mean to set out_dims= to None, or to return a "
-                    "tensor?"
-                ),
-            )
+                    f"{type(t).__name__}. Return a tensor."
+                )
         out_dims = self.out_dims
         found: list[Any] | None
         if isinstance(out_dims, tuple | list) and len(out_dims) == 1 and spec.is_leaf():

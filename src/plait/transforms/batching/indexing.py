@@ -95,7 +95,7 @@ def _list_item(call: Call, i: int) -> Tensor:
 
 
 def _embedding(call: Call) -> tuple[Any, Any]:
-    weight, indices, *rest = call.args
+    weight, _, *rest = call.args
     if not call.is_batched(0):
         return run("embedding", weight, call.front(1), *rest), 0
     # One table for all samples, in which the rows of each start where those before it end.

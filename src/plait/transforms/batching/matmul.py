@@ -54,14 +54,11 @@ def _same_batch(call: Call, a: Tensor, b: Tensor) -> None:
 
 def _require_ranks(call: Call, ranks: tuple[int, ...], first: int = 0) -> None:
     for i, rank in enumerate(ranks, first):
-        check(
-            call.rank(i) == rank,
-            ShapeMismatch,
-            lambda i=i, rank=rank: (
+        if call.rank(i) != rank:
+            raise ShapeMismatch(
                 f"{call.op.name}: argument {call.op.schema.positional[i].name!r} has "
                 f"{call.rank(i)} dims; expected {rank}."
-            ),
-        )
+            )
 
 
 def _addmm(call: Call) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ def _softmax(call: Call) -> tuple[Any, Any]:
 
 
 def _layer_norm(call: Call) -> tuple[Any, Any]:
-    x, shape, weight, bias, eps = call.args
+    _, shape, weight, bias, eps = call.args
     if not (call.is_batched(2) or call.is_batched(3)):
         return run("native_layer_norm", call.front(0), shape, weight, bias, eps), 0
     assert call.op.decomposition is not None

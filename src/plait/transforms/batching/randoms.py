@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.base.errors import InvalidArgument, check
+from plait.base.errors import InvalidArgument, ShapeMismatch, check
 from plait.dispatch.operator import Overload
+from plait.tensor.layout import numel
 from plait.transforms.batching.call import Call, Rule, run
 from plait.transforms.batching.tensor import Level
 
@@ -46,6 +47,13 @@ def _like(call: Call) -> tuple[Any, Any]:
 
 def _by_values(call: Call) -> tuple[Any, Any]:
     """Draws that depend on the values of a tensor."""
+    if _is_drawn_once(call):
+        return call.op.call(*call.args, **call.kwargs), None
+    return call.op.call(call.batched(0), *call.args[1:], **call.kwargs), 0
+
+
+def _is_drawn_once(call: Call) -> bool:
+    """Whether there is one draw for all. InvalidArgument where the samples do not allow that."""
     same = call.level.randomness == "same"
     if same and call.is_batched(0):
         raise InvalidArgument(
@@ -54,9 +62,22 @@ def _by_values(call: Call) -> tuple[Any, Any]:
             "Compare with rand of one sample instead. (Vmap does not currently support same "
             "randomness with a batched tensor input)"
         )
-    if same:
-        return call.op.call(*call.args), None
-    return call.op.call(call.batched(0), *call.args[1:]), 0
+    return same
+
+
+def _multinomial(call: Call) -> tuple[Any, Any]:
+    """The operator has room for one dim of rows: samples are folded into it."""
+    if _is_drawn_once(call):
+        return call.op.call(*call.args, **call.kwargs), None
+    rows = call.batched(0)
+    check(
+        rows.ndim in (2, 3),
+        ShapeMismatch,
+        lambda: f"multinomial: argument 'self' has {call.rank(0)} dims; expected 1 or 2.",
+    )
+    folded = run("reshape", rows, (numel(rows.shape[:-1]), rows.shape[-1]))
+    out = call.op.call(folded, *call.args[1:], **call.kwargs)
+    return run("view", out, (*rows.shape[:-1], out.shape[-1])), 0
 
 
 def _dropout(call: Call) -> tuple[Any, Any]:
@@ -98,6 +119,7 @@ RULES: dict[str, Rule] = {
     **{f"aten::{name}": _like for name in ("rand_like", "randn_like", "uniform", "normal")},
     "aten::bernoulli.p": _like,
     "aten::bernoulli": _by_values,
+    "aten::multinomial": _multinomial,
     "aten::native_dropout": _dropout,
     "aten::uniform_": _in_place,
     "aten::normal_": _in_place,

@@ -54,6 +54,16 @@ def _same(call: Call) -> tuple[Any, Any]:
     return call.op.call(call.args[0], *call.args[1:], **call.kwargs), call.in_dims[0]
 
 
+def _view_as_complex(call: Call) -> tuple[Any, Any]:
+    front = call.front(0)
+    check(
+        call.rank(0) > 0,
+        ShapeMismatch,
+        lambda: "view_as_complex: got a sample without dims; expected a last dimension of size 2.",
+    )
+    return run("view_as_complex", front), 0
+
+
 def _permute(call: Call) -> tuple[Any, Any]:
     return run("permute", call.front(0), (0, *[call.wrapped(d) for d in call.args[1]])), 0
 
@@ -143,6 +153,8 @@ RULES: dict[str, Rule] = {
         "squeeze.dims": _squeeze_dims,
         "alias": _same,
         "detach": _same,
+        "view_as_real": _same,
+        "view_as_complex": _view_as_complex,
         "permute": _permute,
         "transpose.int": _transpose,
         "t": _t,
