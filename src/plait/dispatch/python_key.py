@@ -6,6 +6,11 @@ Python excluded, so that the operators it issues are post-autograd and go to the
 Also here: the two keys above autograd that serve handlers, PythonTLSSnapshot (the thread state as
 it was when the outermost operator was entered) and PreDispatch (the slot of the capture mode).
 
+Note [Users' subclasses and the compiler's modes]. The tensors of users' subclasses carry the key
+PythonTLSSnapshot, those of the compiler (fakes, functional tensors) do not. A call with a user's
+subclass is not for the compiler's modes: its handler answers it, with operators on inner tensors,
+which the modes then see.
+
 Note [Stale key]. The Python key may be in a thread's include set though nobody answers: re-entrant
 code took the mode off. Then the key is dropped and the call goes on below. If the key came from
 elsewhere, no handler was ever meant, and that is an error.
@@ -208,17 +213,31 @@ def _types_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[type, ...]
     return tuple(order)
 
 
+def _has_users_subclass(values: Iterable[Any]) -> bool:
+    """See Note [Users' subclasses and the compiler's modes]."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            if _has_users_subclass(value):
+                return True
+        elif getattr(value, "_keys", 0) & SNAPSHOT:
+            return True
+    return False
+
+
 def _handle(op: Overload, lower: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One call at the Python key: modes, then subclasses, then (Note [Stale key]) what is below."""
     if op.is_composite:
         return op.composite_body(*args, **kwargs)
-    if not tls.modes:
+    ours = not _has_users_subclass(args) and not (kwargs and _has_users_subclass(kwargs.values()))
+    if ours and not tls.modes:
         result = _call_infra(op, args, kwargs)
         if result is not NotImplemented:
             return result
     types = _types_of(args, kwargs)
     asked: list[str] = []
     for mode, at, slot in _handlers():
+        if slot is not None and not ours:
+            continue
         result = _call_mode(mode, at, slot, op, types, args, kwargs)
         if result is not NotImplemented:
             return result

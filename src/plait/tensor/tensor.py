@@ -101,6 +101,7 @@ class Tensor(TensorMethods):
     _trace: Any = None  # belongs to whoever traces
     _meta: TensorMeta | None = None  # fakes only
 
+    _is_wrapper: ClassVar[bool] = False  # true of subclasses that hold tensors, not memory
     # NumPy leaves `array + tensor` to the tensor.
     __array_priority__: ClassVar[int] = 1000
 
@@ -166,12 +167,12 @@ class Tensor(TensorMethods):
     def size(self, dim: int | None = None) -> Any:
         """All sizes, or the one of `dim`. Raises IndexOutOfRange."""
         shape = self.shape
-        return shape if dim is None else shape[_own_dim(self, dim, "size")]
+        return shape if dim is None else shape[wrap_dim(dim, len(shape), "size")]
 
     def stride(self, dim: int | None = None) -> Any:
         """All strides in elements, or the one of `dim`. Raises IndexOutOfRange."""
         strides = self.strides
-        return strides if dim is None else strides[_own_dim(self, dim, "stride")]
+        return strides if dim is None else strides[wrap_dim(dim, len(strides), "stride")]
 
     def numel(self) -> IntLike:
         """Number of elements."""
@@ -497,6 +498,8 @@ def wrap_alias(base: Tensor, array: np.ndarray[Any, Any]) -> Tensor:
 
 def shallow_copy(source: Tensor) -> Tensor:
     """Another tensor object for the same memory: shares storage and trace, has no tape."""
+    if source._is_wrapper:
+        return source._shallow_copy()  # type: ignore[attr-defined,no-any-return]
     self: Tensor = _new(Tensor)
     self._storage = source.storage
     self._dtype = source._dtype
@@ -649,10 +652,6 @@ def from_dlpack(source: Any, *, copy: bool | None = None) -> Tensor:
 def _address(array: np.ndarray[Any, Any]) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
-
-
-def _own_dim(tensor: Tensor, dim: int, operator: str) -> int:
-    return wrap_dim(dim, tensor.ndim, operator)
 
 
 def _python_values(array: np.ndarray[Any, Any]) -> Any:
