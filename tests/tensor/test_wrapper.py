@@ -216,7 +216,7 @@ def test_gradients_accumulate_and_derivatives_repeat() -> None:
 
 
 class Breaking(TwoTensor):
-    """Fails on the second half of `sin`, by a kernel error on `cos`, and on a redispatch of `exp`."""
+    """Fails on the second half of `sin`, by a kernel on `cos`, in a redispatch on `exp`."""
 
     @classmethod
     def __plait_dispatch__(cls, op: Any, types: Any, args: Any, kwargs: Any) -> Any:

@@ -6,8 +6,8 @@ together again, and the correction of what a handler returns so that it aliases 
 schema says. Knows no operator, no tape and no tracer.
 
 Note [What a wrapper must say]. ``__plait_dispatch__`` answers operators below autograd, with the
-wrappers of its class among the arguments; ``__plait_flatten__`` names the attributes that hold inner
-tensors, and a context of everything else that must be equal for two wrappers to be alike;
+wrappers of its class among the arguments; ``__plait_flatten__`` names the attributes that hold
+inner tensors, and a context of everything else that must be equal for two wrappers to be alike;
 ``__plait_unflatten__`` is its inverse. The context is compared by ``==`` and outlives the wrapper.
 """
 
@@ -110,7 +110,9 @@ class WrapperTensor(Tensor):
 
     def __plait_flatten__(self) -> tuple[Sequence[str], Any]:
         """(names of the attributes that hold inner tensors, context)."""
-        raise MissingKernel(f"{type(self).__name__}: the class does not define __plait_flatten__().")
+        raise MissingKernel(
+            f"{type(self).__name__}: the class does not define __plait_flatten__()."
+        )
 
     @classmethod
     def __plait_unflatten__(

@@ -1,4 +1,4 @@
-"""`TwoTensor`: the plainest wrapper subclass, for tests of everything that must work with wrappers."""
+"""`TwoTensor`: the plainest wrapper subclass, for tests of all that must work with wrappers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["TwoTensor"]
 class TwoTensor(WrapperTensor):
     """Two tensors of equal metadata; every operator runs once on each.
 
-    The inner tensors are ``a`` and ``b``, which may be wrappers themselves. A plain tensor in a call
-    takes part in both runs.
+    The inner tensors are ``a`` and ``b``, which may be wrappers themselves. A plain tensor in
+    a call takes part in both runs.
 
     >>> import plait
     >>> TwoTensor(plait.ones(2), plait.zeros(2)) + 1
