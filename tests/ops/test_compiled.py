@@ -32,8 +32,6 @@ NOT_NATIVE = {
     "aten::scatter.value": "scatter into a 0-d tensor",
     "aten::scatter_add": "scatter_add of a 0-d or bool tensor",
     "aten::index_add": "index_add of a 0-d or bool tensor",
-    "aten::pow.Tensor_Tensor": "an integer raised to a tensor",
-    "aten::pow.Scalar": "an integer raised to a tensor",
 }
 # Element types with which any operator may run eagerly, for whatever reason.
 NOT_NATIVE_TYPES = (plait.complex64, plait.complex128)

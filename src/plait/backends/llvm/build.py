@@ -145,6 +145,6 @@ class _Builder:
             **dict.fromkeys(scattered, "inout"),
         }
         return tuple(
-            BufferParam(stage.dtype, roles.get(number, "in"))
+            BufferParam(stage.dtype, roles.get(number, "in"), stage.parts is not None)
             for stage, number in self.reader.buffers.items()
         )

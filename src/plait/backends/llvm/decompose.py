@@ -21,6 +21,7 @@ from plait.backends.llvm.lowering import (
     reduction,
     view,
 )
+from plait.backends.llvm.lowering.complex import COMPLEX_RULES
 from plait.backends.llvm.lowering.context import (
     RULES,
     Context,
@@ -28,11 +29,20 @@ from plait.backends.llvm.lowering.context import (
     Rule,
     Unsupported,
     meta_of,
-    short,
     sizes,
+)
+from plait.backends.llvm.lowering.pairs import (
+    Complex,
+    has_complex,
+    interleaved,
+    is_complex_value,
+    pair_in_memory,
+    part_type,
+    whole_of,
 )
 from plait.backends.llvm.lowering.stage import Stage
 from plait.ir.graph import Graph, IntType, Node, Value, map_values
+from plait.symbolic.expr import const
 from plait.tensor.layout import TensorMeta
 
 __all__ = ["FAMILIES", "Lowered", "lower_graph", "rule_for"]
@@ -45,13 +55,32 @@ class Lowered:
     """Stages of the values of a graph, and the nodes that must run eagerly with the reason."""
 
     stages: dict[Value, Stage] = field(default_factory=dict)
+    """Of complex values: their memory, with one more dimension for the parts."""
+    pairs: dict[Value, Complex] = field(default_factory=dict)
+    """The complex values among them."""
     unsupported: dict[Node, str] = field(default_factory=dict)
+
+    def add_input(self, value: Value, op: str) -> None:
+        """A value that somebody else writes."""
+        stage = self.stages[value] = input_stage(value, op)
+        if is_complex_value(value):
+            self.pairs[value] = pair = pair_in_memory(stage)
+            stage.parts = pair.parts
+
+    def add(self, value: Value, result: Stage | Complex) -> None:
+        """What a rule made of a value."""
+        if isinstance(result, Complex):
+            whole = whole_of(value, result)
+            self.pairs[value] = Complex(*result.parts, whole)
+            result = whole
+        self.stages[value] = result
 
 
 def rule_for(node: Node) -> Rule | None:
     """The lowering rule of a node: of its overload, else of its operator."""
     qualname = node.op.qualname
-    return RULES.get(qualname) or RULES.get(qualname.split(".")[0])
+    table = COMPLEX_RULES if has_complex(node) else RULES
+    return table.get(qualname) or table.get(qualname.split(".")[0])
 
 
 def lower_graph(graph: Graph) -> Lowered:
@@ -59,7 +88,7 @@ def lower_graph(graph: Graph) -> Lowered:
     lowered = Lowered()
     for value in graph.inputs:
         if isinstance(value.type, TensorMeta):
-            lowered.stages[value] = input_stage(value, "input")
+            lowered.add_input(value, "input")
     for node in graph.nodes:
         try:
             _lower_node(node, lowered)
@@ -67,18 +96,17 @@ def lower_graph(graph: Graph) -> Lowered:
             lowered.unsupported[node] = str(error)
             for value in node.results:
                 if isinstance(value.type, TensorMeta):
-                    lowered.stages[value] = input_stage(value, node.op.name)
+                    lowered.add_input(value, node.op.name)
     return lowered
 
 
 def input_stage(value: Value, op: str) -> Stage:
-    """Memory that somebody else fills. The element type may be one that is not compiled."""
+    """Memory that somebody else fills."""
     meta = meta_of(value)
-    try:
-        dtype = short(meta.dtype)
-    except Unsupported:
-        dtype = meta.dtype.name
-    return Stage("input", value.name, op, sizes(meta.shape), dtype, strides=sizes(meta.strides))
+    shape, strides = sizes(meta.shape), sizes(meta.strides)
+    if meta.dtype.is_complex:
+        shape, strides = (*shape, const(2)), interleaved(strides)
+    return Stage("input", value.name, op, shape, part_type(meta.dtype), strides=strides)
 
 
 def _lower_node(node: Node, lowered: Lowered) -> None:
@@ -86,14 +114,13 @@ def _lower_node(node: Node, lowered: Lowered) -> None:
     if rule is None:
         _lower_decomposed(node, lowered)
         return
-    for value in (*node.inputs(), *node.results):
-        if isinstance(value.type, TensorMeta):
-            short(value.type.dtype)
 
     def stage_of(item: Any) -> Any:
         if not isinstance(item, Value):
             return item
-        return item.type.expr if isinstance(item.type, IntType) else lowered.stages[item]
+        if isinstance(item.type, IntType):
+            return item.type.expr
+        return lowered.pairs.get(item) or lowered.stages[item]
 
     args = map_values(node.args, stage_of)
     kwargs = {name: map_values(item, stage_of) for name, item in node.kwargs.items()}
@@ -104,7 +131,8 @@ def _lower_node(node: Node, lowered: Lowered) -> None:
         _lower_decomposed(node, lowered)
         return
     results = results if isinstance(results, tuple) else (results,)
-    lowered.stages.update(zip(node.results, results, strict=True))
+    for value, result in zip(node.results, results, strict=True):
+        lowered.add(value, result)
 
 
 def _lower_decomposed(node: Node, lowered: Lowered) -> None:
@@ -122,8 +150,12 @@ def _lower_decomposed(node: Node, lowered: Lowered) -> None:
         if theirs.producer in parts and stage.kind != "input":
             stage.name = mine.name
             if stage.kind == "map":
-                stage.strides = dense_or_contiguous(stage.shape, sizes(meta_of(mine).strides))
+                strides = sizes(meta_of(mine).strides)
+                strides = interleaved(strides) if is_complex_value(mine) else strides
+                stage.strides = dense_or_contiguous(stage.shape, strides)
         lowered.stages[mine] = stage
+        if theirs in lowered.pairs:
+            lowered.pairs[mine] = lowered.pairs[theirs]
 
 
 # Keyword arguments whose effect the result's type already shows.

@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 
 from plait.backends.llvm.attention_reference import attend, attend_backward
-from plait.backends.llvm.loop.interpret import NUMPY_DTYPES, CheckFailed, interpret
+from plait.backends.llvm.loop.interpret import (
+    ARRAY_DTYPES,
+    NUMPY_DTYPES,
+    CheckFailed,
+    interpret,
+)
 from plait.backends.llvm.plan import (
     ATTENTION_MASK,
     ArenaRef,
@@ -55,7 +60,7 @@ class _Call:
             (tuple(map(self.size, o.shape)), tuple(map(self.size, o.strides))) for o in plan.outputs
         ]
         self.outputs = [
-            np.zeros(int(np.prod(shape, dtype=np.int64)), NUMPY_DTYPES[spec.dtype])
+            np.zeros(int(np.prod(shape, dtype=np.int64)), ARRAY_DTYPES[spec.dtype])
             for (shape, _), spec in zip(self.shapes, plan.outputs)
         ]
         self.arena = np.zeros(self.size(plan.arena_bytes), np.uint8)
@@ -91,8 +96,10 @@ class _Call:
             rest = self.arena[self.size(place.offset) :]
             return rest[: len(rest) // kind.itemsize * kind.itemsize].view(kind)
         source: list[Any] = self.inputs if isinstance(place, InputRef) else self.outputs
-        memory: Array = source[place.index][self.size(place.offset) :]
-        return memory
+        memory: Array = source[place.index]
+        if memory.dtype.kind == "c":
+            memory = memory.view(memory.real.dtype)
+        return memory[self.size(place.offset) :]
 
     def kernel(self, step: KernelCall) -> None:
         """Interpret one kernel."""

@@ -45,7 +45,7 @@ MANY = 32
 
 
 class InputRef(NamedTuple):
-    """Element `offset` of the memory of plan input `index`, counted from its data pointer."""
+    """Element `offset` (of a complex input: part) of the memory of plan input `index`."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a binding
     offset: Expr
@@ -85,7 +85,10 @@ class InputSpec(NamedTuple):
 
 
 class OutputSpec(NamedTuple):
-    """One fresh tensor that the plan writes, with these (dense) strides in elements."""
+    """One fresh tensor that the plan writes, with these (dense) strides in elements.
+
+    Its dtype may be c64 or c128, which kernels write as pairs of parts.
+    """
 
     name: str
     dtype: str

@@ -7,18 +7,20 @@ Must not know scheduling.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plait.backends.llvm.decompose import Lowered
 from plait.backends.llvm.layouts import linear_layout
 from plait.backends.llvm.loop.indexing import ZERO, dense_or_contiguous
 from plait.backends.llvm.lowering.context import meta_of, sizes
+from plait.backends.llvm.lowering.pairs import COMPLEX, in_whole, interleaved
 from plait.backends.llvm.lowering.stage import Stage
 from plait.backends.llvm.plan import OutputSpec, Plan
 from plait.ir.graph import Graph, IntType, Value
 from plait.symbolic.codegen import source, tuple_source
 from plait.symbolic.expr import Expr
+from plait.tensor.dtype import DType
 from plait.tensor.layout import Layout
 from plait.tensor.tensor import wrap, wrap_view
 
@@ -58,13 +60,19 @@ class ReusedResult:
 
 @dataclass(frozen=True, slots=True)
 class ViewResult:
-    """A view of an input, or of a tensor that the plan wrote."""
+    """A view of an input, or of a tensor that the plan wrote.
+
+    `dtype`: what it reads the memory as, where that is not the base's type; then `units` says how
+    many of its elements make up one of the base (a half: "// 2").
+    """
 
     of_input: bool
     position: int
     shape: Shape
     strides: Shape
     offset: Expr
+    dtype: DType | None = None
+    units: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,8 @@ class Results:
         self.lowered = lowered
         self.stages: list[Stage] = []
         """Stages that the plan writes as outputs."""
+        self.types: list[DType] = []
+        """Their element types: complex, or those of the stages."""
         self.sources: list[Result] = [self._source(item) for item in graph.outputs]
         self.specs = [self._spec(position) for position in range(len(self.stages))]
 
@@ -102,20 +112,30 @@ class Results:
             return InputResult(self.graph.inputs.index(item))
         if isinstance(item.type, IntType):
             return SizeResult(item.type.expr)
-        stage, strides = self.lowered.stages[item], sizes(meta_of(item).strides)
+        meta = meta_of(item)
+        stage, strides = self.lowered.stages[item], sizes(meta.strides)
+        if meta.dtype.is_complex:
+            strides = interleaved(strides)
         if stage.kind == "view":
-            found = self._view(stage, strides)
+            if dense_or_contiguous(stage.shape, strides) != strides:
+                stage = in_whole(stage)
+            found = self._view(stage, strides, meta.dtype)
             if found is not None:
                 return found
             stage.strides = dense_or_contiguous(stage.shape, strides)
-        return FreshResult(self._output(stage))
+        position = self._output(stage, meta.dtype)
+        if self.types[position] is not meta.dtype:
+            whole = ViewResult(False, position, stage.shape, stage.strides, ZERO)
+            return in_units(whole, self.types[position], meta.dtype)
+        return FreshResult(position)
 
-    def _output(self, stage: Stage) -> int:
+    def _output(self, stage: Stage, dtype: DType) -> int:
         if stage not in self.stages:
             self.stages.append(stage)
+            self.types.append(dtype)
         return self.stages.index(stage)
 
-    def _view(self, stage: Stage, strides: Shape) -> ViewResult | None:
+    def _view(self, stage: Stage, strides: Shape, dtype: DType) -> ViewResult | None:
         """A view of an input, or of a whole computed buffer, if its strides are the wanted ones."""
         layout = linear_layout(stage, ())
         if layout is None:
@@ -125,10 +145,16 @@ class Results:
             return None
         if root.kind == "input":
             inputs = [self.lowered.stages.get(value) for value in self.graph.inputs]
-            return ViewResult(True, inputs.index(root), stage.shape, strides, offset)
+            position = inputs.index(root)
+            result = ViewResult(True, position, stage.shape, strides, offset)
+            return in_units(result, meta_of(self.graph.inputs[position]).dtype, dtype)
+        if dtype.is_complex:
+            return None
         if root.numel is not stage.numel and dense_or_contiguous(stage.shape, strides) == strides:
             return None
-        return ViewResult(False, self._output(root), stage.shape, strides, offset)
+        position = self._output(root, dtype)
+        result = ViewResult(False, position, stage.shape, strides, offset)
+        return in_units(result, self.types[position], dtype)
 
     def _spec(self, position: int) -> OutputSpec:
         """What the plan allocates: a buffer seen only through one whole view gets its shape."""
@@ -141,10 +167,29 @@ class Results:
             and s.position == position
         ]
         number, only = users[0]
-        if len(users) == 1 and isinstance(only, ViewResult) and is_whole(only, stage):
-            self.sources[number] = FreshResult(position)
-            return OutputSpec(stage.name, stage.dtype, only.shape, only.strides)
-        return OutputSpec(stage.name, stage.dtype, stage.shape, stage.strides)
+        dtype, shape, strides = self.types[position], stage.shape, stage.strides
+        if len(users) == 1 and isinstance(only, ViewResult) and not dtype.is_complex:
+            if only.dtype is None and is_whole(only, stage):
+                self.sources[number] = FreshResult(position)
+                return OutputSpec(stage.name, stage.dtype, only.shape, only.strides)
+        if dtype.is_complex:
+            strides = tuple(stride // 2 for stride in strides[:-1])
+            return OutputSpec(stage.name, COMPLEX_NAMES[stage.dtype], shape[:-1], strides)
+        return OutputSpec(stage.name, stage.dtype, shape, strides)
+
+
+COMPLEX_NAMES = {part: name for name, part in COMPLEX.items()}
+
+
+def in_units(view: ViewResult, base: DType, dtype: DType) -> ViewResult:
+    """A view counted in parts, counted in elements of `dtype` over a base of type `base`."""
+    if dtype.is_complex:
+        strides = tuple(stride // 2 for stride in view.strides[:-1])
+        view = replace(view, shape=view.shape[:-1], strides=strides, offset=view.offset // 2)
+    if dtype is base:
+        return view
+    units = " // 2" if dtype.is_complex else " * 2" if base.is_complex else ""
+    return replace(view, dtype=dtype, units=units)
 
 
 def is_whole(view: ViewResult, stage: Stage) -> bool:
@@ -174,6 +219,7 @@ def make_runner(results: Sequence[Result], plan: Plan, call: Callable[..., Any])
     """
     scope = {"call": call, "wrap": wrap, "wrap_view": wrap_view, "Layout": Layout}
     scope |= {f"c{k}": r.value for k, r in enumerate(results) if isinstance(r, ConstantResult)}
+    scope |= {f"d{k}": r.dtype for k, r in enumerate(results) if isinstance(r, ViewResult)}
     scope |= {"min": min, "max": max}
     exec(compile(runner_source(results, plan), f"<plait {plan.name}>", "exec"), scope)
     return scope["run"]
@@ -218,6 +264,7 @@ def _result_source(number: int, result: Result, names: dict[str, str]) -> str:
     base = f"x{result.position}" if result.of_input else f"f{result.position}"
     offset = source(result.offset, names)
     if result.of_input:
-        offset = f"{offset} + {base}.storage_offset()"
+        offset = f"{offset} + {base}.storage_offset(){result.units}"
+    dtype = "" if result.dtype is None else f", d{number}"
     shape, strides = tuple_source(result.shape, names), tuple_source(result.strides, names)
-    return f"wrap_view({base}, Layout({shape}, {strides}, {offset}))"
+    return f"wrap_view({base}, Layout({shape}, {strides}, {offset}){dtype})"

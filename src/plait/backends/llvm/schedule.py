@@ -279,10 +279,17 @@ class _Scheduler:
             self.readers.setdefault(read, []).append(self.group_of[unit])
 
     def _candidates(self, unit: Unit, group: Group) -> list[int]:
-        """Groups that make what the unit reads, then groups that read what it reads."""
+        """Groups that make what the unit reads, then groups that read what it reads.
+
+        Parts of one complex number are written together, and read together.
+        """
         found: dict[int, None] = dict.fromkeys(sorted(group.deps, reverse=True))
+        if unit.target.parts is not None:
+            others = self.home.get(unit.target, ())
+            found.update(dict.fromkeys(self.group_of[other] for other in others))
         for read in unit.reads:
-            if read.numel is unit.space and as_int(read.numel) != 1:
+            size = read.numel if read.parts is None else read.numel // 2
+            if size is unit.space and as_int(size) != 1:
                 found.update(dict.fromkeys(reversed(self.readers.get(read, ())[-16:])))
         if unit.stage in self.chunked:
             alike = [self.group_of[u] for u in self.group_of if u.stage in self.chunked]

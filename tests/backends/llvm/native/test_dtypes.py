@@ -20,8 +20,8 @@ HALVES = ["f16", "bf16"]
 ON_INTEGERS = {
     1: ["neg", "abs", "sign", "not"],
     2: [
-        "add", "sub", "mul", "floordiv", "mod", "fmod", "truncdiv", "max", "min", "and", "or",
-        "xor", "shl", "shr", *sorted(COMPARISONS),
+        "add", "sub", "mul", "pow", "floordiv", "mod", "fmod", "truncdiv", "max", "min", "and",
+        "or", "xor", "shl", "shr", *sorted(COMPARISONS),
     ],
 }  # fmt: skip
 ON_HALVES = {

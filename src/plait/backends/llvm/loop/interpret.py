@@ -17,7 +17,7 @@ from plait.backends.llvm.loop.reference import BINARY, UNARY, philox_words, redu
 from plait.backends.llvm.loop.terms import Axis, GatherAttr, Term, walk
 from plait.symbolic.expr import Expr
 
-__all__ = ["NUMPY_DTYPES", "CheckFailed", "interpret"]
+__all__ = ["ARRAY_DTYPES", "NUMPY_DTYPES", "CheckFailed", "interpret"]
 
 Array = np.ndarray[Any, Any]
 
@@ -30,6 +30,8 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     }.items()
 }
 # fmt: on
+# Of arrays that come in and go out: kernels see a complex one as its parts.
+ARRAY_DTYPES = NUMPY_DTYPES | {"c64": np.dtype(np.complex64), "c128": np.dtype(np.complex128)}
 
 
 class CheckFailed(Exception):

@@ -27,6 +27,8 @@ class BufferParam(NamedTuple):
 
     dtype: str
     role: Literal["in", "out", "inout"]
+    pairs: bool = False
+    """Elements come in pairs that begin at even offsets: the parts of complex numbers."""
 
 
 class ScatterIndex(NamedTuple):

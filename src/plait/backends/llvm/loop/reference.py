@@ -53,6 +53,15 @@ def _truncdiv(a: Array, b: Array) -> Array:
     return rounded
 
 
+def _power(base: Array, exponent: Array) -> Any:
+    """Integers to negative powers are 0, except of 1 and -1."""
+    if base.dtype.kind != "i":
+        return np.power(base, exponent)
+    negative = exponent < 0
+    found = np.power(base, np.where(negative, exponent & 1, exponent))
+    return np.where(negative & (base != 1) & (base != -1), 0, found)
+
+
 def _bits(on_bools: Callable[..., Any], on_ints: Callable[..., Any]) -> Callable[..., Any]:
     return lambda a, b: (on_bools if a.dtype == np.bool_ else on_ints)(a, b)
 
@@ -60,7 +69,7 @@ def _bits(on_bools: Callable[..., Any], on_ints: Callable[..., Any]) -> Callable
 BINARY: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide,
     "floordiv": np.floor_divide, "mod": np.mod, "fmod": np.fmod, "truncdiv": _truncdiv,
-    "max": np.maximum, "min": np.minimum, "pow": np.power, "atan2": np.arctan2,
+    "max": np.maximum, "min": np.minimum, "pow": _power, "atan2": np.arctan2,
     "copysign": np.copysign,
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
     "gt": np.greater, "ge": np.greater_equal,

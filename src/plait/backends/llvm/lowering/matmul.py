@@ -17,7 +17,7 @@ from plait.backends.llvm.lowering.context import (
 )
 from plait.backends.llvm.lowering.pointwise import add, mul
 from plait.backends.llvm.lowering.reduction import plain, reduce_stage
-from plait.backends.llvm.lowering.stage import Index, Reader, Stage, map_stage, root_of, view_stage
+from plait.backends.llvm.lowering.stage import Index, Reader, Stage, map_stage, rebased, root_of
 from plait.symbolic.expr import Expr, as_int, product
 
 __all__ = ["gemm"]
@@ -44,16 +44,8 @@ def widened(cx: Context, part: str, x: Stage, dtype: str) -> Stage:
     root = root_of(x)
     if x is root or root.numel is not x.numel:
         return cx.part(part, lambda a: a, [x], dtype, like=x, cost=0)
-    return _viewed_alike(x, cx.part(part, lambda a: a, [root], dtype, like=root, cost=0))
-
-
-def _viewed_alike(x: Stage, base: Stage) -> Stage:
-    """The views that make up `x`, over `base` in place of the stage under them."""
-    if x.kind != "view":
-        return base
-    assert x.remap is not None
-    source = _viewed_alike(x.inputs[0], base)
-    return view_stage(x.name, x.op, x.shape, source, x.remap, strides=x.strides)
+    converted = cx.part(part, lambda a: a, [root], dtype, like=root, cost=0)
+    return rebased(x, root, converted)
 
 
 def summed_products(cx: Context, part: str, a: Stage, b: Stage) -> Stage:

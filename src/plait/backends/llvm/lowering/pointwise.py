@@ -15,7 +15,6 @@ from plait.backends.llvm.lowering.context import (
     SHORT,
     Context,
     Rule,
-    Unsupported,
     compute_dtype,
     lowers,
     operand_term,
@@ -117,9 +116,18 @@ def power(x: T, exponent: Any) -> T:
         if exponent == -1:
             return unary("recip", x)
         return x if exponent == 1 else binary("pow", x, like(x, exponent))
-    if exponent != int(exponent) or not 0 <= exponent < 64:
-        raise Unsupported(f"an integer raised to {exponent}")
-    return integer_power(x, int(exponent))
+    return integer_power(x, int(exponent)) if 0 <= exponent < 64 else to_power(x, like(x, exponent))
+
+
+def to_power(x: T, y: T) -> T:
+    """x ** y; of integers to negative powers 0, except of 1 and -1; of booleans x or not y."""
+    return binary("or", x, unary("not", y)) if x.dtype == "i1" else binary("pow", x, y)
+
+
+def angle(x: T) -> T:
+    """0 or pi by the sign; NaN of NaN."""
+    turned = select(binary("lt", x, like(x, 0)), like(x, math.pi), like(x, 0))
+    return select(unary("isnan", x), x, turned)
 
 
 def clamp(x: T, low: T | None, high: T | None) -> T:
@@ -161,7 +169,7 @@ UNARY: dict[str, tuple[Callable[[T], T], int]] = {
     "relu": (lambda x: maximum(x, like(x, 0)), 1), "silu": (lambda x: mul(x, sigmoid(x)), DEAR),
     "square": (lambda x: mul(x, x), 1), "floor": (op1("floor"), 1), "ceil": (op1("ceil"), 1),
     "trunc": (op1("trunc"), 1), "round": (op1("round"), 1), "bitwise_not": (op1("not"), 1),
-    "erfc": (lambda x: sub(like(x, 1.0), erf(x)), DEAR),
+    "angle": (angle, 2), "erfc": (lambda x: sub(like(x, 1.0), erf(x)), DEAR),
 }
 # Compute type: the type of the operand; result i1.
 PREDICATES: dict[str, Callable[[T], T]] = {
@@ -262,11 +270,8 @@ def pow_rule(cx: Context, x: Any, y: Any) -> Stage:
     dtype = compute_dtype(cx.dtype())
     if not isinstance(y, Stage | Expr):
         cheap = y in (0.5, -0.5, 1, 2, 3, -1)
-        power(literal(1, dtype), y)  # raises Unsupported now rather than inside the kernel
         return cx.pointwise(lambda a: power(a, y), [x], dtype, cost=2 if cheap else 2 * DEAR)
-    if not is_float(dtype):
-        raise Unsupported("an integer raised to a tensor")
-    return cx.pointwise(op2("pow"), [x, y], dtype, cost=2 * DEAR)
+    return cx.pointwise(to_power, [x, y], dtype, cost=2 * DEAR)
 
 
 @lowers("aten::gelu")

@@ -36,6 +36,7 @@ __all__ = [
     "Reader",
     "Stage",
     "map_stage",
+    "rebased",
     "root_of",
     "view_stage",
 ]
@@ -102,6 +103,8 @@ class Stage:
     """One value. `strides` are those it gets when it is stored (dense).
 
     `is_copy`: a map that gives the elements of its input unchanged, at the same indices.
+    `owner`: the memory of a complex number whose part this is, and which of the two.
+    `parts`: where the last dimension holds complex numbers, their real and imaginary parts.
     """
 
     __slots__ = (
@@ -115,6 +118,8 @@ class Stage:
         "kind",
         "name",
         "op",
+        "owner",
+        "parts",
         "pieces",
         "ragged",
         "reduction",
@@ -154,6 +159,8 @@ class Stage:
         self.attention: AttentionCall | None = None
         self.result = 0
         """Which result of its attention stage this is."""
+        self.owner: tuple[Stage, int] | None = None
+        self.parts: tuple[Stage, Stage] | None = None
 
     @property
     def numel(self) -> Expr:
@@ -200,6 +207,15 @@ def view_stage(
     stage = Stage("view", name, op, shape, source.dtype, (source,), strides=strides, cost=0)
     stage.remap = remap
     return stage
+
+
+def rebased(x: Stage, old: Stage, new: Stage) -> Stage:
+    """The views that make up `x` over `old`, over `new` in its place."""
+    if x is old:
+        return new
+    assert x.remap is not None
+    source = rebased(x.inputs[0], old, new)
+    return view_stage(x.name, x.op, x.shape, source, x.remap, strides=x.strides)
 
 
 def root_of(stage: Stage) -> Stage:

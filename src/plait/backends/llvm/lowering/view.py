@@ -151,6 +151,9 @@ def select_rule(cx: Context, x: Stage, dim: Any, position: Any) -> Stage:
     """One index of a dimension."""
     d = wrap(dim, len(x.shape))
     place = position_in(position, x.shape[d])
+    number = as_int(place)
+    if x.parts is not None and number is not None and d == len(x.shape) - 1:
+        return view(cx, x.parts[number], lambda i: i)
     return view(cx, x, lambda i: (*i[:d], place, *i[d:]))
 
 

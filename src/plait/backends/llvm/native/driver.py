@@ -13,7 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
+from plait.backends.llvm.loop.interpret import ARRAY_DTYPES
 from plait.backends.llvm.native.attention_code import CompiledAttention
 from plait.backends.llvm.native.blas import Blas
 from plait.backends.llvm.native.emit import KERNEL_TYPE
@@ -238,9 +238,9 @@ class Driver:
         dims = self.table(sizes, I64)
         strides = NULL
         if not _is_contiguous(spec):
-            itemsize = NUMPY_DTYPES[spec.dtype].itemsize
+            itemsize = ARRAY_DTYPES[spec.dtype].itemsize
             strides = self.table([self.size(s * itemsize) for s in spec.strides], I64)
-        number = I32(type_number(NUMPY_DTYPES[spec.dtype]))
+        number = I32(type_number(ARRAY_DTYPES[spec.dtype]))
         rank, zero = I32(len(sizes)), I32(0)
         kind = self.imported("PyArray_Type")
         return self.call("PyArray_New", kind, rank, dims, number, strides, NULL, zero, zero, NULL)

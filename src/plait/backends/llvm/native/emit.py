@@ -149,7 +149,8 @@ def emit_kernel(module: Any, kernel: Kernel, name: str) -> Any:
     dtypes = [parameter.dtype for parameter in kernel.buffers]
     pointers = [_element(builder, buffers, k, POINTER) for k in range(len(dtypes))]
     symbols = {size: _element(builder, sizes, k, I64) for k, size in enumerate(kernel.sizes)}
-    memory = Memory(builder, pointers, dtypes, status)
+    pairs = frozenset(k for k, parameter in enumerate(kernel.buffers) if parameter.pairs)
+    memory = Memory(builder, pointers, dtypes, status, pairs)
     nest = Nest(kernel, memory, symbols, host().vector_bits)
     root = Frame(None, Space(builder, 1), symbols)
     if layout.by_element:

@@ -290,8 +290,15 @@ class Nest:
     def write(self, stores: Sequence[Store], frame: Frame) -> None:
         """Carry out stores at this point, or at each lane of it."""
         values = [self.terms.evaluate(store.value, frame) for store in stores]
-        for store, value in zip(stores, values):
-            if store.indices:
+        written: set[int] = set()
+        for number, (store, value) in enumerate(zip(stores, values)):
+            if number in written:
+                continue
+            found = self._pair(number, stores, frame) if frame.vector is not None else None
+            if found is not None:
+                written.add(found)
+                self.memory.store_pair(store.buffer, store.offset, [value, values[found]], frame)
+            elif store.indices:
                 self._scatter(store, value, frame)
             elif store.kind == "add":
                 old = self.memory.load(store.buffer, store.offset, frame, None)
@@ -306,6 +313,13 @@ class Nest:
         row = emit_scalar(run.row % run.length, frame)
         first = frame.space.with_lanes(1).value(row, "i64").eq(0)
         return widen(first, old.space).where(old.space.const(old.dtype, 0), old)
+
+    def _pair(self, number: int, stores: Sequence[Store], frame: Frame) -> int | None:
+        """Which later store writes the other part of the complex numbers of this one."""
+        for after in range(number + 1, len(stores)):
+            if self.memory.begins_pairs(stores[number], stores[after], frame):
+                return after
+        return None
 
     def _scatter(self, store: Store, value: Value, frame: Frame) -> None:
         """A store to computed places, checked; scalar, or contiguous over the lanes."""

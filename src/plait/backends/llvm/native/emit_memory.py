@@ -6,6 +6,7 @@ the status word. Must not know loops.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -22,7 +23,7 @@ from plait.backends.llvm.native.emit_index import (
 )
 from plait.backends.llvm.native.emit_ops import apply
 from plait.backends.llvm.native.vector import BITS, Space, Value, memory_type
-from plait.symbolic.expr import Expr, as_int
+from plait.symbolic.expr import Expr, as_int, const
 
 __all__ = ["Memory", "total", "widen"]
 
@@ -54,14 +55,29 @@ def _both(masks: list[Value]) -> Value | None:
     return first
 
 
+def pair_of(offset: Expr) -> tuple[Expr, int] | None:
+    """(even offset of the pair, which of its two) where that is known."""
+    number = offset.terms.get((), 0) % 2
+    is_even = all(coefficient % 2 == 0 for key, coefficient in offset.terms.items() if key)
+    return (offset - number, number) if is_even else None
+
+
 class Memory:
     """The buffers of one kernel and its status word."""
 
-    def __init__(self, builder: Any, buffers: list[Any], dtypes: list[str], status: Any) -> None:
+    def __init__(
+        self,
+        builder: Any,
+        buffers: list[Any],
+        dtypes: list[str],
+        status: Any,
+        pairs: frozenset[int] = frozenset(),
+    ) -> None:
         self.builder = builder
         self.buffers = buffers
         self.dtypes = dtypes
         self.status = status
+        self.pairs = pairs
 
     # Addresses -----------------------------------------------------------------------------------
 
@@ -106,6 +122,10 @@ class Memory:
         if stride is not None and as_int(stride) == 1:
             where = self.address(buffer, emit_scalar(offset, frame))
             return self.load_vector(where, self.dtypes[buffer], frame.space, self._all(frame, mask))
+        if buffer in self.pairs and stride is not None and as_int(stride) == 2:
+            first = pair_of(offset)
+            if first is not None:
+                return self._load_part(buffer, first, frame, self._all(frame, mask))
         if stride is not None and mask is None and frame.mask is None:
             return self._load_strided(buffer, offset, stride, frame)
         offsets = widen(emit_expr(offset, frame), frame.space)
@@ -123,6 +143,49 @@ class Memory:
             element = builder.load(where, typ=memory_type(dtype))
             result = builder.insert_element(result, element, I32(lane))
         return self._from_memory(result, dtype, frame.space)
+
+    def _load_part(
+        self, buffer: int, first: tuple[Expr, int], frame: Frame, mask: Value | None
+    ) -> Value:
+        """The real or the imaginary parts of neighbours: pairs are loaded whole and taken apart."""
+        dtype, space, (offset, number) = self.dtypes[buffer], frame.space, first
+        wide = space.with_lanes(2 * space.lanes)
+        where = self.address(buffer, emit_scalar(offset, frame))
+        both = self.load_vector(where, dtype, wide, None if mask is None else self._twice(mask))
+        return space.value(self._shuffled(both.raw, range(number, wide.lanes, 2)), dtype)
+
+    def _shuffled(self, raw: Any, order: Iterable[int], other: Any = None) -> Any:
+        """Elements of one vector, or of two, in an order."""
+        kind = ir.VectorType(I32, len(list(order)))
+        places = ir.Constant(kind, [I32(place) for place in order])
+        return self.builder.shuffle_vector(raw, raw if other is None else other, places)
+
+    def _twice(self, mask: Value) -> Value:
+        """A mask of elements as one of their parts."""
+        lanes = mask.space.lanes
+        order = [lane // 2 for lane in range(2 * lanes)]
+        wide = mask.space.with_lanes(2 * lanes)
+        return wide.value(self._shuffled(mask.raw, order), "i1")
+
+    def store_pair(self, buffer: int, offset: Expr, parts: list[Value], frame: Frame) -> None:
+        """Store complex numbers in neighbouring lanes from `offset` on, put together here."""
+        real, imag = (widen(part, frame.space) for part in parts)
+        lanes = frame.space.lanes
+        order = [lane // 2 + lanes * (lane % 2) for lane in range(2 * lanes)]
+        wide = frame.space.with_lanes(2 * lanes)
+        both = wide.value(self._shuffled(real.raw, order, imag.raw), real.dtype)
+        where = self.address(buffer, emit_scalar(offset, frame))
+        self.store_vector(where, both, None if frame.mask is None else self._twice(frame.mask))
+
+    def begins_pairs(self, store: Store, after: Store, frame: Frame) -> bool:
+        """Whether two stores write the parts of the same complex numbers, lane after lane."""
+        if store.buffer != after.buffer or store.buffer not in self.pairs:
+            return False
+        if store.indices or after.indices or "add" in (store.kind, after.kind):
+            return False
+        stride, first = lane_stride(store.offset, frame), pair_of(store.offset)
+        is_next = after.offset - store.offset is const(1)
+        return is_next and first == (store.offset, 0) and stride is not None and as_int(stride) == 2
 
     def _all(self, frame: Frame, mask: Value | None) -> Value | None:
         """The lanes that exist and that the mask allows."""

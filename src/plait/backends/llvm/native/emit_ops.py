@@ -150,7 +150,7 @@ def _integer_power(base: Value, exponent: Value) -> Value:
     """By repeated squaring; negative exponents give 0, except of 1 and -1."""
     result = base.space.const(base.dtype, 1)
     square, bits = base, exponent
-    for _ in range(BITS[base.dtype] if BITS[base.dtype] < 64 else 63):
+    for _ in range(BITS[base.dtype] - base.is_signed):
         result = (bits & 1).ne(0).where(result * square, result)
         bits, square = bits.logical_right(1), square * square
     if not base.is_signed:
