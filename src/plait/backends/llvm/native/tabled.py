@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
-from plait.backends.llvm.loop.interpret import NUMPY_DTYPES
+from plait.backends.llvm.loop.interpret import ARRAY_DTYPES
 from plait.backends.llvm.native.emit_index import I64
 from plait.backends.llvm.native.kernels import CompiledKernel
 from plait.backends.llvm.native.python_abi import type_number
@@ -106,7 +106,7 @@ class Tabled:
             if known is None:
                 return False
             sizes, strides = known
-            dtype = NUMPY_DTYPES[output.dtype]
+            dtype = ARRAY_DTYPES[output.dtype]
             specs += [len(sizes), type_number(dtype), len(numbers), len(numbers) + len(sizes)]
             numbers += [*sizes, *(stride * dtype.itemsize for stride in strides)]
         driver, count = self.driver, len(self.plan.outputs)
