@@ -24,7 +24,6 @@ FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 # What may run eagerly inside a compiled graph: operator -> how the recorded reason begins.
 NOT_NATIVE = {
-    "aten::angle": "aten::angle has neither a lowering rule nor a decomposition",
     "aten::empty_strided": "memory with gaps or repeats",
     "aten::index_select": "index_select of a 0-d tensor",
     "aten::gather": "gather of a 0-d tensor",
