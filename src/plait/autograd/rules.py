@@ -159,7 +159,8 @@ def missing_rule(op: Overload, name: str) -> Callable[..., Any]:
     def missing(g=None):  # type: ignore[no-untyped-def]
         raise AutogradError(
             f"{op.qualname}: the derivative for argument {name!r} is not implemented. Detach the "
-            "argument if its gradient is not wanted, or give the operator a rule for it."
+            "argument if its gradient is not wanted, or give the operator a rule for it (for "
+            "a user's operator: register_autograd)."
         )
 
     return missing
