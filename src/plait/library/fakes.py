@@ -110,6 +110,7 @@ def fake_rule(op: Overload, fn: Callable[..., Any]) -> Callable[..., Any]:
                 )
         return out
 
+    rule.__wrapped__ = fn  # type: ignore[attr-defined]  # errors name its place
     return rule
 
 

@@ -30,6 +30,7 @@ from plait.backends.llvm.plan import (
     Plan,
     SymbolSource,
 )
+from plait.backends.llvm.promises import promise_of
 from plait.backends.llvm.reinplace import written_in_place
 from plait.backends.llvm.results import Results, make_runner
 from plait.backends.llvm.schedule import Schedule, schedule
@@ -274,6 +275,9 @@ class _Segmented:
         self.steps: list[tuple[Callable[..., Any], Segment]] = []
         self.programs: list[Program] = []
         self.unbacked = graph.unbacked_sources()
+        self.promises = {
+            s.node: promise_of(s.node, self.unbacked) for s in segments if s.node is not None
+        }
         for node, names in written_in_place(graph, segments).items():
             next(s for s in segments if s.node is node).in_place = names
         for segment in segments:
@@ -296,10 +300,12 @@ class _Segmented:
             arguments += [symbols[name] for name in segment.symbols]
             results = run(*arguments)
             values.update(zip(segment.outputs, results))
-            if self.unbacked and segment.node is not None:
-                for value, result in zip(segment.outputs, results):
-                    for name, dim in self.unbacked.get(value, ()):
-                        symbols[name] = result.shape[dim]
+            if segment.node is not None:
+                if self.unbacked:
+                    for value, result in zip(segment.outputs, results):
+                        for name, dim in self.unbacked.get(value, ()):
+                            symbols[name] = result.shape[dim]
+                self.promises[segment.node](results, symbols)
         return [self._output(item, values, symbols) for item in self.graph.outputs]
 
     def _output(self, item: Any, values: Mapping[Value, Any], symbols: Mapping[str, int]) -> Any:
