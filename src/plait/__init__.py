@@ -47,6 +47,7 @@ from plait.tensor.limits import finfo, iinfo
 from plait.tensor.promotion import promote, result_type
 from plait.tensor.tensor import Tensor, from_dlpack, from_numpy, tensor
 from plait.transforms import func
+from plait.transforms.autocast import autocast, get_autocast_dtype, is_autocast_enabled
 from plait.transforms.vmap import vmap
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ __all__ = [
     "aot",
     "as_tensor",
     "asarray",
+    "autocast",
     "autograd",
     "backends",
     "bfloat16",
@@ -91,6 +93,7 @@ __all__ = [
     "from_dlpack",
     "from_numpy",
     "func",
+    "get_autocast_dtype",
     "get_default_dtype",
     "get_rng_state",
     "iinfo",
@@ -101,6 +104,7 @@ __all__ = [
     "int64",
     "ir",
     "library",
+    "is_autocast_enabled",
     "is_grad_enabled",
     "list_backends",
     "manual_seed",

@@ -23,7 +23,7 @@ from plait.capture.guards import aliased_writes, build_guards
 from plait.capture.modules import is_module_like
 from plait.capture.signature import flatten_call, label_of
 from plait.capture.tracer import CapturedProgram, capture
-from plait.dispatch.state import tls
+from plait.dispatch.state import autocasting, tls
 from plait.ir.graph import Graph
 from plait.tensor.donated import refuse_donated
 
@@ -244,9 +244,12 @@ class CompiledFunction:
     def _compile_entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         leaves, _ = flatten_call(args, kwargs)
         self._sizes.observe(leaves)
-        with stage("capture"):
+        with stage("capture"), autocasting(tls.autocast_dtype, {}):
             program = capture(self.fn, args, kwargs, dynamic_dims=self._sizes.is_dynamic)
-        compiled, run = self._lower(program)
+        with autocasting(None):  # the casts are in the graph
+            compiled, run = self._lower(program)
+        if program.autocast_dtype is not None:
+            run = _outside_autocast(run)
         written = compiled.runtime.meta.mutated_inputs if isinstance(compiled, AOTProgram) else ()
         with stage("guards"):
             guards = build_guards(program, self._names, written)
@@ -414,6 +417,18 @@ def _finisher(program: CapturedProgram) -> Callable[[Any], Any]:
     if spec == optree.tree_structure((0,) * spec.num_leaves, none_is_leaf=True):
         return tuple
     return lambda outputs: optree.tree_unflatten(spec, outputs)
+
+
+def _outside_autocast(run: Callable[[list[Any]], Any] | None) -> Any:
+    """``run`` of a program that was captured inside autocast: its casts are in the graph."""
+    if run is None:
+        return None
+
+    def run_outside(inputs: list[Any]) -> Any:
+        with autocasting(None):
+            return run(inputs)
+
+    return run_outside
 
 
 def _only(outputs: Sequence[Any]) -> Any:

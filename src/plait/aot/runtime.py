@@ -18,7 +18,7 @@ from plait.autograd.saved import SavedTensor
 from plait.autograd.views import gradient_edge
 from plait.base.errors import AutogradError
 from plait.dispatch.dispatcher import lookup
-from plait.dispatch.state import tls
+from plait.dispatch.state import autocasting, tls
 from plait.ir.graph import Graph, map_values
 from plait.ir.interpret import symbol_values
 from plait.ops.random import default_generator
@@ -64,7 +64,8 @@ class BackwardProgram:
     def compiled(self) -> Compiled:
         """The native backward, compiled now if it has not been."""
         if self._compiled is None:
-            self._compiled = self._compile(self.graph)
+            with autocasting(None):
+                self._compiled = self._compile(self.graph)
         return self._compiled
 
 
@@ -112,7 +113,10 @@ class CompiledBackward(TapeNode):
             )
         saved = [s.unpack(self) for s in self.saved]
         tangents = [self._tangent(k, g) for k, g in enumerate(grads)]
-        return list(program.compiled()(*saved, *self.ints, *tangents))
+        if tls.autocast_dtype is None:
+            return list(program.compiled()(*saved, *self.ints, *tangents))
+        with autocasting(None):  # the casts are in the graph
+            return list(program.compiled()(*saved, *self.ints, *tangents))
 
     def _tangent(self, number: int, grad: Tensor | None) -> Tensor:
         """Cotangent ``number`` in the layout it was traced with; zeros where there is none."""

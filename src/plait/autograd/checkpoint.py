@@ -26,7 +26,7 @@ from plait.autograd.graph import Node, set_history
 from plait.autograd.saved import SavedTensor, modified_error
 from plait.autograd.views import requires_grad
 from plait.base.errors import AutogradError, InvalidArgument
-from plait.dispatch.state import tls
+from plait.dispatch.state import autocasting, tls
 from plait.ops.random import default_generator
 from plait.tensor.tensor import Tensor, shallow_copy
 
@@ -164,6 +164,7 @@ class _Frame:
         self.follows = [isinstance(x, Tensor) and requires_grad(x) for x in leaves]
         self.kept = {id(x) for x in leaves if isinstance(x, Tensor)}
         self.random_state = default_generator().get_state()
+        self.autocast = tls.autocast_dtype
         self.dropped: list[_History | None] = []  # history of each dropped tensor, by number
         self.found: dict[int, _Found] = {}
         self.collecting: list[_Found] | None = None
@@ -219,7 +220,7 @@ class _Frame:
         self.collecting = []
         try:
             generator.set_state(self.random_state)
-            with enable_grad():
+            with enable_grad(), autocasting(self.autocast, {}):
                 self.fn(*args, **kwargs)
             found = self.collecting
         finally:

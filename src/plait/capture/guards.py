@@ -428,6 +428,12 @@ def build_guards(
         str(program.grad_enabled),
         "tls.grad_enabled",
     )
+    builder.test(
+        f"tls.autocast_dtype is {builder.constant(program.autocast_dtype)}",
+        "autocast",
+        _autocast_text(program.autocast_dtype),
+        "tls.autocast_dtype",
+    )
     builder.test("not tls.vmap_levels", "vmap", "not inside vmap", "'inside vmap'")
     for structure in program.structures:
         builder.structure(structure)
@@ -465,6 +471,10 @@ def build_guards(
             f"{read} == {expected}", "overlap of written arguments with others", str(pairs), read
         )
     return GuardSet(builder.steps, builder.scope, f"[{result}]", modules)
+
+
+def _autocast_text(dtype: Any) -> str:
+    return "off" if dtype is None else f"to {dtype}"
 
 
 def _module_steps(

@@ -83,6 +83,7 @@ class CapturedProgram:
     reads: ExternalReads
     module_roots: list[tuple[Any, str]]
     grad_enabled: bool
+    autocast_dtype: Any = None
     grad_enabled_after: bool = True
     by_identity: list[ProgramInput] = field(default_factory=list)
 
@@ -246,6 +247,7 @@ def capture(
         reads=reads,
         module_roots=_root_texts(reads, roots),
         grad_enabled=grad_before,
+        autocast_dtype=tls.autocast_dtype,
         grad_enabled_after=grad_after,
         by_identity=[i for i in inputs if i.access is None and i.owned is None and i.place is None],
     )

@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["ThreadState", "exclude_keys", "include_keys", "tls"]
+from plait.dispatch.keys import DispatchKey
+
+__all__ = ["ThreadState", "autocasting", "exclude_keys", "include_keys", "set_autocast", "tls"]
+
+_AUTOCAST = DispatchKey.AUTOCAST_CPU.mask
 
 
 class ThreadState(threading.local):
@@ -33,13 +37,14 @@ class ThreadState(threading.local):
     deterministic: bool = False
     vmap_levels: tuple[Any, ...] = ()  # the vmaps that are running, innermost last
     autocast_dtype: Any = None  # what autocast casts to; None while it is off
-    autocast_cache: Any = None  # casts of parameters, kept until the outermost autocast ends
+    autocast_cache: Any = None  # casts of parameters by id, until the outermost autocast ends
     # (include, exclude) when the outermost operator of a handled call was entered
     entry_state: tuple[int, int] | None = None
     handler_events: list[Any] | None = None  # where a recorder wants handled calls to go
 
     def __init__(self) -> None:
         self.modes: list[Any] = []  # user modes, innermost last
+        self.autocast_states: list[Any] = []  # what the autocasts that are entered restore
         self.handling: dict[Any, int] = {}  # (handler, operator) -> how often it is running
 
 
@@ -66,3 +71,21 @@ def exclude_keys(mask: int) -> Iterator[None]:
         yield
     finally:
         tls.exclude = saved
+
+
+@contextmanager
+def autocasting(dtype: Any, cache: Any = None) -> Iterator[None]:
+    """Inside, autocast casts to ``dtype`` (None: is off) and keeps casts in ``cache``."""
+    saved_dtype, saved_cache, was = tls.autocast_dtype, tls.autocast_cache, tls.include & _AUTOCAST
+    set_autocast(dtype, cache)
+    try:
+        yield
+    finally:
+        tls.autocast_dtype, tls.autocast_cache = saved_dtype, saved_cache
+        tls.include = (tls.include & ~_AUTOCAST) | was
+
+
+def set_autocast(dtype: Any, cache: Any) -> None:
+    """Switch autocast to ``dtype``, or off (None), and its cache of casts."""
+    tls.autocast_dtype, tls.autocast_cache = dtype, cache
+    tls.include = tls.include & ~_AUTOCAST if dtype is None else tls.include | _AUTOCAST

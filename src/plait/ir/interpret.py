@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from plait.dispatch.keys import DispatchKey
 from plait.dispatch.state import tls
 from plait.ir.graph import Graph, Node, Value, map_values
 from plait.symbolic.expr import Expr, as_int
@@ -29,9 +30,9 @@ def run(
 ) -> list[Any]:
     """Run ``graph`` on ``inputs`` and return its outputs.
 
-    Each node runs under the grad mode it was recorded in. ``before_node`` is told of each node;
-    ``evaluate`` turns an Expr into an argument (default: its integer value). Values are dropped
-    after their last use.
+    Each node runs under the grad mode it was recorded in, and without autocast, whose casts are
+    nodes of the graph. ``before_node`` is told of each node; ``evaluate`` turns an Expr into an
+    argument (default: its integer value). Values are dropped after their last use.
     """
     symbols = symbol_values(graph, inputs)
     evaluate = evaluate or _evaluate
@@ -44,7 +45,8 @@ def run(
             return env[item]
         return evaluate(item, symbols) if isinstance(item, Expr) else item
 
-    saved = tls.grad_enabled
+    saved, excluded = tls.grad_enabled, tls.exclude
+    tls.exclude = excluded | DispatchKey.AUTOCAST_CPU.mask
     try:
         for node in graph.nodes:
             if before_node is not None:
@@ -63,7 +65,7 @@ def run(
                 env.pop(value, None)
         return [map_values(item, read) for item in graph.outputs]
     finally:
-        tls.grad_enabled = saved
+        tls.grad_enabled, tls.exclude = saved, excluded
 
 
 def _evaluate(expr: Expr, symbols: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from plait.autograd.views import history_of, requires_grad
 from plait.base.errors import ArgumentTypeError, AutogradError, InvalidArgument, ShapeMismatch
 from plait.dispatch.dispatcher import lookup
 from plait.tensor.tensor import Tensor
+from plait.transforms.autocast import forget
 from plait.transforms.batching.tensor import (
     as_levels_of,
     at_levels,
@@ -57,8 +58,7 @@ def value_and_grad(
         call = list(args)
         for i, new in zip(numbers, (replaced,) if isinstance(argnums, int) else replaced):
             call[i] = new
-        with enable_grad():
-            output = f(*call, **kwargs)
+        output = _run(f, call, kwargs, fresh)
         value = _value(output, has_aux)
         keep = is_grad_enabled() and _depends_on_others(value, fresh)
         found = _gradients((value,), fresh, None, keep=keep)
@@ -104,8 +104,8 @@ def pull_back_of(
     leaves, structure = _leaves(primals, "vjp")
     fresh = [_fresh(leaf) for leaf in leaves]
     hidden = [*fresh, *own]
-    with enable_grad():
-        output = f(*optree.tree_unflatten(structure, fresh))
+    again: Any = optree.tree_unflatten(structure, fresh)
+    output = _run(f, again, {}, fresh)
     aux: Any = None
     if has_aux:
         output, aux = output
@@ -163,6 +163,14 @@ def _fresh(leaf: Tensor) -> Tensor:
     fresh: Tensor = lookup("aten::detach").call(leaf)
     fresh._requires_grad = True
     return fresh
+
+
+def _run(f: Callable[..., Any], args: Any, kwargs: Any, fresh: list[Tensor]) -> Any:
+    try:
+        with enable_grad():
+            return f(*args, **kwargs)
+    finally:
+        forget(fresh)
 
 
 def _value(output: Any, has_aux: bool) -> Tensor:

@@ -21,6 +21,7 @@ from plait.dispatch.state import tls
 from plait.dispatch.tags import Tag
 from plait.tensor.promotion import can_cast
 from plait.tensor.tensor import Tensor
+from plait.transforms.autocast import kernel_of
 from plait.transforms.batching import (
     creation,
     elementwise,
@@ -66,11 +67,11 @@ def way_of(op: Overload) -> str:
     if not any(a.type.is_tensor_like for a in op.schema.arguments):
         return "unbatched"
     if any(a.is_write for a in op.schema.kwonly):
-        return "out" if op.functional is not None or _functional_of_out(op) else "loop"
+        return "out" if _is_variant(op) else "loop"
     if op.kind == "elementwise" or (op.functional is not None and _is_elementwise(op)):
         return "elementwise"
     if op.schema.is_mutable:
-        return "in place" if op.functional is not None else "loop"
+        return "in place" if _is_variant(op) else "loop"
     return "decomposition" if op.decomposition is not None else "loop"
 
 
@@ -78,14 +79,22 @@ def _is_elementwise(op: Overload) -> bool:
     return op.functional is not None and op.functional.kind == "elementwise"
 
 
-def _functional_of_out(op: Overload) -> bool:
-    return op.functional is not None
+def _is_variant(op: Overload) -> bool:
+    """Whether ``op`` writes the result of another operator.
+
+    The functional form of a user's operator returns more than the operator itself.
+    """
+    functional = op.functional
+    return functional is not None and len(functional.schema.returns) == len(op.schema.returns)
 
 
 # ---------------------------------------------------------------- the fallback of the key
 
 
 def _batched_fallback(op: Overload, lower: int) -> Callable[..., Any] | None:
+    casting = kernel_of(op) if lower & DispatchKey.AUTOCAST_CPU.mask else None
+    if casting is not None:
+        return casting  # casts, and comes back here: what a rule issues is not cast again
     way = way_of(op)
     if way == "body":
         return op.composite_body
