@@ -18,7 +18,7 @@ from plait.backends.registry import Backend, lookup_backend
 from plait.base import log
 from plait.base.account import Account, stage
 from plait.base.errors import InvalidArgument
-from plait.capture.entries import Entry, Recompile, Segment, SizeHistory
+from plait.capture.entries import Entry, Recompile, Segment, SizeHistory, nearest_failure
 from plait.capture.guards import aliased_writes, build_guards
 from plait.capture.modules import is_module_like
 from plait.capture.signature import flatten_call, label_of
@@ -30,6 +30,7 @@ from plait.tensor.donated import refuse_donated
 __all__ = ["CompiledFunction", "compile"]
 
 RECOMPILE_LIMIT = 16
+MOST_FAILURES = 16  # different ones that are remembered
 
 
 def compile(
@@ -133,6 +134,7 @@ class CompiledFunction:
         self.memory_budget = memory_budget
         self.entries: list[Entry] = []
         self.recompiles: list[Recompile] = []
+        self.failures: dict[str, int] = {}  # what compiling raised, and how often
         self._sizes = SizeHistory(dynamic)
         self._lock = threading.RLock()
         self._names = _parameter_names(fn)
@@ -195,6 +197,9 @@ class CompiledFunction:
             saving, tls.saving = tls.saving, None  # the traces' own tapes keep what they save
             try:
                 entry = self._compile(args, kwargs)
+            except Exception as error:
+                self._note_failure(error)
+                raise
             finally:
                 tls.saving = saving
             self.entries.insert(0, entry)
@@ -219,20 +224,31 @@ class CompiledFunction:
         """Record why the entries do not answer; False once there are too many of them."""
         if not self.entries:
             return True
-        failure = self.entries[0].guards.explain(args, kwargs)
-        if failure is not None:
-            recompile = Recompile(self.entries[0].number, failure)
+        recompile = nearest_failure(self.entries, args, kwargs)
+        if recompile is not None:
             self.recompiles.append(recompile)
             log.record(
-                "recompile", str(failure), function=self.__name__, count=len(self.recompiles)
+                "recompile",
+                str(recompile.failure),
+                function=self.__name__,
+                count=len(self.recompiles),
             )
         if len(self.entries) < RECOMPILE_LIMIT:
             return True
         self.runs_eagerly = (
-            f"{RECOMPILE_LIMIT} entries were compiled and none answers; last: {failure}"
+            f"{RECOMPILE_LIMIT} entries were compiled and none answers; nearest: {recompile}"
         )
         log.record("fallback", self.runs_eagerly, function=self.__name__)
         return False
+
+    def _note_failure(self, error: Exception) -> None:
+        """Remember why a call could not be compiled, so that what follows from it is no riddle."""
+        first, _, _ = str(error).partition("\n")
+        text = f"{type(error).__name__}: {first}"
+        self.failures[text] = self.failures.get(text, 0) + 1
+        if len(self.failures) > MOST_FAILURES:
+            self.failures.pop(next(iter(self.failures)))
+        log.record("compile_failed", text, function=self.__name__)
 
     def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         account = Account()
@@ -366,20 +382,7 @@ class CompiledFunction:
 
         Of those that were donated, and those that the function writes.
         """
-        latest = self._latest()
-        graph, donation = latest.forward, latest.runtime.donation
-        reused = getattr(latest.forward_compiled, "reused", {})
-        kept = getattr(latest.forward_compiled, "kept", {})
-        found: dict[str, str] = {}
-        for i in sorted({*graph.reusable, *donation.refused}):
-            desc = graph.inputs[i].desc
-            name = str(i) if desc is None else desc.expr()
-            if i in reused:
-                found[name] = f"holds {graph.output_descs[reused[i]].expr()}"
-            else:
-                reason = donation.refused.get(i) or kept.get(i, "the backend reuses no memory")
-                found[name] = f"not overwritten: {reason}"
-        return found
+        return self._latest().donations()
 
     def explain_guards(self) -> list[str]:
         """The conditions of the newest entry, one line each, then what could not be guarded."""

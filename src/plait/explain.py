@@ -73,6 +73,7 @@ class EntryExplanation:
     mutated: list[str]  # inputs that are written, by source text
     aliased: list[str]  # outputs that are inputs, or views, in words
     random_calls: int
+    donations: dict[str, str] = field(default_factory=dict)  # input -> what became of its memory
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -114,6 +115,7 @@ class Explanation:
     backend: str
     entries: list[EntryExplanation]  # newest first, in the order in which they are tried
     recompiles: list[Recompile]
+    failures: dict[str, int]  # what compiling raised -> how often
     answering: int | None
     refusals: list[tuple[int, GuardFailure]]
     runs_eagerly: str | None  # why every call that no entry answers runs eagerly
@@ -130,10 +132,14 @@ class Explanation:
             lines.append(f"entry {number} does not answer this call: {failure}")
         if self.answering is not None:
             lines.append(f"entry {self.answering} answers this call")
+        if not self.entries:
+            lines.append("nothing is compiled yet")
         if self.runs_eagerly:
             lines.append(f"runs eagerly: {self.runs_eagerly}")
         lines += [str(entry) for entry in self.entries]
         lines += _section("recompiles", self.recompiles)
+        failed = [f"{_count(times, 'time')}: {text}" for text, times in self.failures.items()]
+        lines += _section("compiles that failed", failed, empty=False)
         return "\n".join([*lines, *_section("also recorded", self.events, empty=False)])
 
 
@@ -160,6 +166,7 @@ def _explanation(
         compiled.backend_name,
         entries,
         list(compiled.recompiles),
+        dict(compiled.failures),
         answering,
         refusals,
         compiled.runs_eagerly,
@@ -203,6 +210,7 @@ def _add_program(found: EntryExplanation, compiled: AOTProgram) -> None:
     found.backward_seconds = dict(compiled.backward_account.times)
     found.events += _events(compiled.backward_account.events)
     found.partition = compiled.partition
+    found.donations = compiled.donations()
     found.random_calls = meta.num_random_calls
     for i in meta.mutated_inputs:
         is_quiet = compiled.joint.is_training and meta.input_info[i].mutations_under_no_grad
@@ -257,6 +265,8 @@ def _entry_lines(entry: EntryExplanation) -> list[str]:
     lines += _section("unguarded reads", [f"{t}: {why}" for t, why in entry.unguarded.items()])
     lines += _section("tensors held by the program", entry.held, empty=False)
     lines += _section("written inputs", entry.mutated)
+    given = [f"{name}: {what}" for name, what in entry.donations.items()]
+    lines += _section("memory of donated and written inputs", given, empty=False)
     lines += _section("aliased outputs", entry.aliased)
     lines.append(_seconds_text("compile time", entry.compile_seconds))
     if "backward" in entry.graphs:
@@ -286,7 +296,9 @@ def _cache_lines(entry: EntryExplanation) -> list[str]:
         return ["cache: not asked"]
     total = ", ".join(f"{count} {outcome}" for outcome, count in entry.cache.items())
     reasons = [e.reason for e in entry.of_kind("cache") if e.reason != "hit"]
-    return [f"cache: {total}", *(f"  {reason}" for reason in dict.fromkeys(reasons))]
+    times = {reason: reasons.count(reason) for reason in reasons}
+    told = [f"  {r}" if n == 1 else f"  {r} ({n} times)" for r, n in times.items()]
+    return [f"cache: {total}", *told]
 
 
 def _kernel_text(kernel: Any) -> str:

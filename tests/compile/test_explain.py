@@ -111,8 +111,10 @@ def test_an_unguarded_read_is_listed() -> None:
         return x + (1.0 if table is not None else 2.0)
 
     (entry,) = plait.explain(reads)(plait.ones(2)).entries
-    assert entry.unguarded == {"table": "a object cannot be guarded by value"}
-    assert "table: a object cannot be guarded by value" in str(entry)
+    assert entry.unguarded == {
+        "table": "an object, known by identity: a change inside it is not noticed"
+    }
+    assert "table: an object, known by identity" in str(entry)
 
 
 def test_recompiles_have_the_condition_and_both_values() -> None:
@@ -130,6 +132,88 @@ def test_recompiles_have_the_condition_and_both_values() -> None:
     again = plait.explain(compiled)(x, w)
     assert again.answering == 0 and len(again.refusals) == 1
     assert plait.explain(compiled)().refusals == []
+
+
+def test_conditions_are_told_in_terms_of_the_program() -> None:
+    """Of all entries the one that came nearest, without names of ours."""
+    compiled = plait.compile(loss, backend="aot_eager", dynamic=False)
+    x, w = inputs()
+    compiled(x, w)
+    with plait.no_grad():
+        compiled(x, w)
+    compiled(plait.ones(5, 8), w)
+    compiled(x, w.detach())
+    compiled(x.double(), w.double())
+    compiled(plait.ones(8, 4).t(), w)
+    failures = [r.failure for r in compiled.recompiles]
+    assert [r.entry for r in compiled.recompiles] == [0, 0, 0, 3, 3]
+    assert [f.condition for f in failures] == [
+        "grad mode is True",
+        "x.shape == (4, 8)",
+        "w.requires_grad",
+        "x.dtype is plait.float32",
+        "x.is_contiguous()",
+    ]
+
+
+def test_guards_of_modules_are_a_line_for_each() -> None:
+    model = plait.nn.Linear(8, 3)
+    (entry,) = plait.explain(lambda x: model(x), backend="aot_eager")(plait.ones(4, 8)).entries
+    assert entry.guards[-4:] == [
+        "model: the same Linear",
+        "model: a Linear, training=True, in_features=8, out_features=3",
+        "model.weight: plait.float32 of shape (3, 8), requires grad",
+        "model.bias: plait.float32 of shape (3,), requires grad",
+    ]
+
+
+def test_compiles_that_failed_are_told() -> None:
+    def picky(x: Any, flag: bool) -> Any:
+        if flag:
+            raise ValueError("not with this flag")
+        return x * 2.0
+
+    compiled = plait.compile(picky, backend="aot_eager")
+    report = plait.explain(compiled)(plait.ones(2), True)
+    assert not report.entries and "nothing is compiled yet" in str(report)
+    compiled(plait.ones(2), False)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not with this flag"):
+            compiled(plait.ones(2), True)
+    report = plait.explain(compiled)()
+    assert report.failures == {"ValueError: not with this flag": 2}
+    assert "compiles that failed:\n  2 times: ValueError: not with this flag" in str(report)
+
+
+def test_donations_are_part_of_the_report() -> None:
+    def step(p: Any, g: Any) -> Any:
+        return p - g * 0.5
+
+    (entry,) = plait.explain(step, donate="p")(plait.ones(64), plait.ones(64)).entries
+    assert entry.donations == {"p": "holds output"}
+    assert "memory of donated and written inputs:\n    p: holds output" in str(entry)
+
+
+def test_budgets_and_symbolic_sizes_are_told_with_the_saved_bytes() -> None:
+    x, w = inputs()
+    (entry,) = plait.explain(loss, dynamic=True)(x, w).entries
+    assert "48 bytes saved for the backward where s0 is 4, s" in str(entry.partition)
+    (entry,) = plait.explain(loss, memory_budget=0.5)(x, w).entries
+    assert "memory budget 0.5: at most 24 of the 48 bytes that are fastest" in str(entry)
+    kept = plait.checkpoint(lambda x, w: (x @ w).tanh(), policy="must_save")
+    report = plait.explain(lambda x, w: kept(x, w).exp().sum(), memory_budget=0.0)(x, w)
+    partition = report.entries[0].partition
+    assert partition is not None and partition.saved_bytes > partition.limit == 0
+    assert "the budget cannot be met: nothing more may be computed again" in str(partition)
+
+
+def test_a_value_is_not_said_to_be_read_where_its_sibling_is() -> None:
+    model = plait.nn.Sequential(plait.nn.LayerNorm(8), plait.nn.Linear(8, 4))
+    (entry,) = plait.explain(lambda x: model(x).sum())(plait.ones(4, 8)).entries
+    assert entry.partition is not None
+    why = {v.name: v.why for v in entry.partition.saved if not v.is_input}
+    assert why["native_layer_norm"] == "read whole by aten::mm in the backward"
+    assert why["native_layer_norm_1"].startswith("native_layer_norm is read whole")
 
 
 def test_an_uncompiled_backward_is_said_to_be_so() -> None:

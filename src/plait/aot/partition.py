@@ -78,6 +78,9 @@ class PartitionReport:
     memory_budget: float = 1.0
     saved: list[SavedValue] = field(default_factory=list)
     recomputed: list[RecomputedCall] = field(default_factory=list)
+    limit: int | None = None  # bytes that the budget allows
+    fastest_bytes: int | None = None  # what would be saved without the budget
+    example: dict[str, int] = field(default_factory=dict)  # sizes that the bytes are counted for
 
     @property
     def saved_bytes(self) -> int:
@@ -86,6 +89,15 @@ class PartitionReport:
 
     def __str__(self) -> str:
         lines = [f"{self.partitioner}: {self.saved_bytes} bytes saved for the backward"]
+        if self.example:
+            lines[0] += f" where {', '.join(f'{k} is {v}' for k, v in self.example.items())}"
+        if self.limit is not None:
+            lines.append(
+                f"  memory budget {self.memory_budget:g}: at most {self.limit} of the "
+                f"{self.fastest_bytes} bytes that are fastest"
+            )
+            if self.saved_bytes > self.limit:
+                lines.append("  the budget cannot be met: nothing more may be computed again")
         lines += [f"  saved {v}" for v in self.saved]
         lines += [f"  recomputed {c}" for c in self.recomputed]
         return "\n".join(lines)
@@ -168,13 +180,19 @@ def _fill_report(
     reasons: dict[Node, str],
 ) -> None:
     sizes = Sizes(joint.hint)
+    symbols = {s for v in saved for e in _exprs_of_type(v.type) for s in e.free_symbols}
+    report.example = {str(s): joint.hint(s) for s in sorted(symbols, key=str)}
     for value, place in zip(saved, saved_is_input, strict=True):
         assert isinstance(value.type, TensorMeta)
         why = ""
         if place is None:
             assert value.producer is not None
-            fallback = "read by the backward" if report.partitioner == "default" else "cheapest"
-            why = reasons.get(value.producer, fallback)
+            fallback = (
+                "read by the backward"
+                if report.partitioner == "default"
+                else "less to save than to compute again"
+            )
+            why = reasons.get(value.producer, fallback).removeprefix(f"{value.name} is ")
         report.saved.append(
             SavedValue(value.name, value.type, sizes.of(value), place is not None, why)
         )

@@ -41,6 +41,22 @@ class AOTProgram:
     backward_compiled: list[Compiled] = field(default_factory=list)
     partition: PartitionReport | None = None  # of a training program, unless its maker gave none
 
+    def donations(self) -> dict[str, str]:
+        """What became of each input whose memory results may take, by its name."""
+        graph, donation = self.forward, self.runtime.donation
+        reused = getattr(self.forward_compiled, "reused", {})
+        kept = getattr(self.forward_compiled, "kept", {})
+        found: dict[str, str] = {}
+        for i in sorted({*graph.reusable, *donation.refused}):
+            desc = graph.inputs[i].desc
+            name = str(i) if desc is None else desc.expr()
+            if i in reused:
+                found[name] = f"holds {graph.output_descs[reused[i]].expr()}"
+            else:
+                reason = donation.refused.get(i) or kept.get(i, "the backend reuses no memory")
+                found[name] = f"not overwritten: {reason}"
+        return found
+
     def print_io(self) -> str:
         """The inputs and outputs of the joint graph, and what the partitioner decided."""
         table = self.joint.graph.print_io()

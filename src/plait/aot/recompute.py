@@ -106,15 +106,15 @@ def _materialised(
     """A value that a step of its own reads in the backward has to be in memory there."""
     if asks_to_recompute(node):
         return None
-    stack = list(node.results)
+    stack = [(value, value) for value in reversed(node.results)]
     while stack:
-        value = stack.pop()
+        made, value = stack.pop()
         for reader in read_in_backward.get(value, ()):
             if not fuses(reader.op):
-                return f"read whole by {reader.op.qualname} in the backward"
+                return f"{made.name} is read whole by {reader.op.qualname} in the backward"
         for user in users.get(value, ()):
             if is_view(user.op):
-                stack.extend(user.results)
+                stack.extend((made, result) for result in user.results)
     return None
 
 

@@ -81,9 +81,11 @@ def min_cut_partition(joint: JointGraph, memory_budget: float = 1.0) -> Partitio
     problem = _Problem(shared)
     kept = problem.cut(Level.FAST)
     reasons = problem.bans(Level.FAST)
-    if memory_budget < 1.0:
-        kept, reasons = problem.within(memory_budget, kept)
     report = PartitionReport("min_cut", memory_budget)
+    if memory_budget < 1.0:
+        report.fastest_bytes = problem.owned_bytes(kept)
+        report.limit = int(memory_budget * report.fastest_bytes)
+        kept, reasons = problem.within(memory_budget, kept)
     return build_partition(shared, kept, report, reasons)
 
 
@@ -279,13 +281,17 @@ class _Problem:
             for found in frontier([self.sizes.of(v) for v in items], costs):
                 saved.append(frozenset([*required, *(items[k] for k in found.kept)]))
         choices = [self._measured(number, kept) for number, kept in enumerate(saved)]
-        limit = budget * sum([self.sizes.of(v) for v in self._owned(fast)])
+        limit = budget * self.owned_bytes(fast)
         (best,) = best_choice(choices, limit).kept
         reasons = self.bans(Level.ALL)
         for value in self._owned(saved[best]):
             assert value.producer is not None
             reasons.setdefault(value.producer, f"fits the memory budget of {budget:g}")
         return set(saved[best]), reasons
+
+    def owned_bytes(self, values: Collection[Value]) -> int:
+        """Bytes of ``values`` that saving keeps alive: inputs are there anyway."""
+        return sum([self.sizes.of(v) for v in self._owned(values)])
 
     def _owned(self, values: Collection[Value]) -> list[Value]:
         return [v for v in values if v.producer is not None]

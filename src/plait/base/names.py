@@ -1,6 +1,6 @@
 """Readable names that are unique in their scope and valid as identifiers.
 
-Owns `NameScope` and `identifier`; must not know what is named.
+Owns `NameScope`, `identifier` and `indefinite`; must not know what is named.
 """
 
 import functools
@@ -8,7 +8,7 @@ import keyword
 import re
 from collections.abc import Iterable
 
-__all__ = ["NameScope", "identifier"]
+__all__ = ["NameScope", "identifier", "indefinite"]
 
 _NOT_ALLOWED = re.compile(r"[^0-9A-Za-z_]+")
 
@@ -24,6 +24,16 @@ def identifier(text: str) -> str:
     if not name or name[0].isdigit():
         name = "_" + name
     return name + "_" if keyword.iskeyword(name) else name
+
+
+def indefinite(noun: str) -> str:
+    """`noun` after its article.
+
+    >>> indefinite("Linear"), indefinite("ndarray")
+    ('a Linear', 'an ndarray')
+    """
+    is_vowel = noun[:1].lower() in "aeio" or noun.startswith("nd")
+    return f"{'an' if is_vowel else 'a'} {noun}"
 
 
 class NameScope:

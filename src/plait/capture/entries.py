@@ -6,7 +6,7 @@ dynamic sizes: a size that failed its guard becomes a symbol in the next entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from plait.symbolic.symint import SymInt
 from plait.tensor.layout import wrap_dim
 from plait.tensor.tensor import Tensor
 
-__all__ = ["Entry", "Recompile", "Segment", "SizeHistory", "mark_dynamic"]
+__all__ = ["Entry", "Recompile", "Segment", "SizeHistory", "mark_dynamic", "nearest_failure"]
 
 
 @dataclass(slots=True)
@@ -47,9 +47,26 @@ class Entry:
     calls: int = 0
 
 
+def nearest_failure(
+    entries: Sequence[Entry], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Recompile | None:
+    """Of entries that do not answer a call, the one of which most conditions hold, and why not.
+
+    None if there are no entries, or one of them answers.
+    """
+    found: Recompile | None = None
+    for entry in entries:
+        failure = entry.guards.explain(args, kwargs)
+        if failure is None:
+            return None
+        if found is None or failure.passed > found.failure.passed:
+            found = Recompile(entry.number, failure)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Recompile:
-    """Why an entry was added: the condition that failed in the entry tried last."""
+    """Why an entry was added: what failed in the entry that came nearest to answering."""
 
     entry: int
     failure: GuardFailure

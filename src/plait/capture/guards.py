@@ -8,14 +8,16 @@ value is read in the user's program.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import optree
 
 from plait.base.epoch import module_changes
-from plait.capture.modules import ModuleState
+from plait.capture.modules import ModuleState, is_module_like
 from plait.capture.reads import Place
 from plait.capture.signature import Structure, label_of
 from plait.capture.tracer import CapturedProgram, ProgramInput
@@ -40,16 +42,18 @@ class Step:
     what: str = ""
     expected: str = ""
     got: str = ""  # expression of the value found, for the report
+    shown: str = ""  # the test in words of the user's program, where it is not the test itself
 
 
 @dataclass(frozen=True, slots=True)
 class GuardFailure:
-    """Why a program does not answer for a call."""
+    """Why a program does not answer for a call: the first condition that does not hold."""
 
     what: str
     condition: str
     expected: str
     got: str
+    passed: int = 0  # conditions that hold before it
 
     def __str__(self) -> str:
         return f"{self.what}: expected {self.expected}, got {self.got} (condition {self.condition})"
@@ -87,7 +91,7 @@ class GuardSet:
     def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GuardFailure | None:
         """The first condition that fails for this call, or None if all hold."""
         scope = dict(self._scope, args=args, kwargs=kwargs)
-        for step in self.steps:
+        for passed, step in enumerate(self.steps):
             try:
                 if step.bind:
                     _bind(scope, step.bind, _value(step.read, scope))
@@ -97,14 +101,27 @@ class GuardSet:
             except (LookupError, AttributeError, TypeError, ValueError) as error:
                 got = f"{type(error).__name__}: {error}"
             if step.what == "module state":
-                return self.modules.failure()
-            return GuardFailure(step.what, step.test or step.read, step.expected, got)
+                return replace(self.modules.failure(), passed=passed)
+            condition = self._condition(step)
+            return GuardFailure(step.what, condition, step.expected, got, passed)
         return None
+
+    def _condition(self, step: Step) -> str:
+        """The test of ``step`` in terms of the user's program."""
+        if step.shown:
+            return step.shown
+        names = {s.bind: s.what for s in self.steps if s.bind and "," not in s.bind}
+        text = step.test or step.read
+        if step.got:
+            text = text.replace(step.got, step.what)
+        return _in_source_terms(text, names, self._scope)
 
     def describe(self) -> list[str]:
         """One line per condition: source text and what is expected of it."""
-        lines = [f"{s.what}: {s.expected}" for s in self.steps if s.test]
-        return lines + self.modules.describe()
+        tests = [s for s in self.steps if s.test and s.what != "module state"]
+        lines = [f"{s.what}: {s.expected}" for s in tests]
+        known = set(lines)
+        return lines + [line for line in self.modules.describe() if line not in known]
 
 
 class ModuleGuard:
@@ -138,10 +155,12 @@ class ModuleGuard:
             return GuardFailure(
                 "requires_grad of a module tensor", "requires_grad", "as captured", "changed"
             )
-        return GuardFailure(found[0], f"{found[0]} is unchanged", _text(found[1]), _text(found[2]))
+        place, then, now = found
+        expected = f"the same {type(then).__name__}" if is_module_like(then) else _text(then)
+        return GuardFailure(place, f"{place} is unchanged", expected, _text(now))
 
     def describe(self) -> list[str]:
-        return [f"{place}: {_text(value)}" for place, value in self.state.settings]
+        return self.state.describe()
 
 
 def _function(source: str, scope: dict[str, Any], name: str) -> Callable[..., Any]:
@@ -166,8 +185,27 @@ def _bind(scope: dict[str, Any], names: str, value: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+_PRIVATE = re.compile(r"\._(?=(dtype|device|requires_grad|grad_fn)\b)")
+_WORD = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
+
+
+def _in_source_terms(text: str, names: dict[str, str], scope: dict[str, Any]) -> str:
+    """A test with bound names and constants written out."""
+
+    def written(match: re.Match[str]) -> str:
+        word = match.group()
+        if word in names:
+            return names[word]
+        if word not in scope or word in ("tls", "Tensor"):
+            return word
+        value = scope[word]
+        return value.__name__ if isinstance(value, type) else _text(value)
+
+    return _PRIVATE.sub(".", _WORD.sub(written, text))
 
 
 class _Builder:
@@ -185,8 +223,8 @@ class _Builder:
         self.scope[name] = value
         return name
 
-    def test(self, test: str, what: str, expected: str, got: str = "") -> None:
-        self.steps.append(Step(test, what=what, expected=expected, got=got))
+    def test(self, test: str, what: str, expected: str, got: str = "", shown: str = "") -> None:
+        self.steps.append(Step(test, what=what, expected=expected, got=got, shown=shown))
 
     def bind(self, name: str, read: str, what: str) -> str:
         self.steps.append(Step(bind=name, read=read, what=what, expected="to be there"))
@@ -200,7 +238,11 @@ class _Builder:
             flatten, spec = self.constant(_tree_flatten), self.constant(s.detail)
             self.bind(s.name, f"{flatten}({s.access}, {spec})", what)
             self.test(
-                f"{s.name} is not None", what, f"structure {s.detail}", f"type({s.access}).__name__"
+                f"{s.name} is not None",
+                what,
+                f"structure {s.detail}",
+                f"type({s.access}).__name__",
+                f"{what} has structure {s.detail}",
             )
         elif s.access == "args":
             self.test(
@@ -307,7 +349,7 @@ class _Builder:
                 )
             else:
                 bound = self.symbols[str(size)] = self.bind(str(size), f"{dims}[{d}]", where)
-                self.test(f"{bound} >= 2", where, "a symbolic size, at least 2", bound)
+                self.test(f"{bound} >= 2", where, f"a size {bound}, at least 2", bound)
         self._strides(name, i, what)
 
     def _strides(self, name: str, i: ProgramInput, what: str) -> None:
@@ -319,7 +361,8 @@ class _Builder:
                     t._read_data("guard").strides
                 )  # the usual, and the fast, answer
                 test = f"({name}_array.strides == {exact} or {test})"
-            self.test(test, f"{what}.strides", "contiguous", f"{name}.stride()")
+            shown = f"{what}.is_contiguous()"
+            self.test(test, f"{what}.strides", "contiguous", f"{name}.stride()", shown)
             return
         strides = tuple(_tensor_type(i).strides)
         parts = [expr_source(s, self.symbols) if isinstance(s, Expr) else str(s) for s in strides]
@@ -334,6 +377,8 @@ class _Builder:
                 text += f".{key}"
             elif kind == "item":
                 text += f"[{self.constant(key)}]"
+            elif kind == "call":
+                text = f"{self.constant(key)}({text})"
             else:
                 text += ".cell_contents"
         return text
@@ -346,7 +391,15 @@ class _Builder:
         for place, value in reads.identities.items():
             read, constant = self.place(place), self.constant(value)
             # A bound method is a new object at each read, and equal to the earlier one.
-            self.test(f"{read} == {constant}", place.text, _text(value), read)
+            same = "==" if hasattr(value, "__self__") else "is"
+            name = getattr(value, "__qualname__", type(value).__name__)
+            self.test(
+                f"{read} {same} {constant}",
+                place.text,
+                f"the same {name}",
+                read,
+                f"{place.text} is the same object",
+            )
 
     def leaf_of_place(self, name: str, value: Any, text: str) -> None:
         if value is None or isinstance(value, bool):
@@ -356,7 +409,7 @@ class _Builder:
         kind = self.constant(type(value))
         same = (
             f"{name} != {name}"
-            if isinstance(value, float) and value != value
+            if isinstance(value, float | np.floating) and value != value
             else f"{name} == {constant}"
         )
         self.test(f"type({name}) is {kind} and {same}", text, _text(value), name)
@@ -385,6 +438,8 @@ def _frozen(value: Any) -> Any:
     """A copy that later changes of ``value`` do not reach."""
     if isinstance(value, list):
         return [_frozen(v) for v in value]
+    if isinstance(value, set):
+        return set(value)
     if isinstance(value, dict):
         return {k: _frozen(v) for k, v in value.items()}
     return value

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from plait.base.errors import CaptureError
+from plait.base.names import indefinite
 from plait.capture.fake import fake_like
+from plait.tensor.dtype import DType
 from plait.tensor.tensor import Tensor
 
 __all__ = ["ModuleLike", "ModuleState", "is_module_like", "swapped", "tensors_of"]
@@ -70,6 +72,21 @@ class ModuleState:
             _collect_settings(root, text, settings, seen)
         return settings
 
+    def describe(self) -> list[str]:
+        """A line for each module with its settings, and one for each of its tensors."""
+        lines: list[str] = []
+        for place, value in self.settings:
+            if place.startswith("type("):
+                lines.append(f"{place[5:-1]}: {indefinite(value.__name__)}")
+                heading = len(lines) - 1
+            elif isinstance(value, _TensorFacts):
+                lines.append(f"{place}: {value}")
+            elif not is_module_like(value) and value != frozenset():
+                text = repr(value)
+                shown = text if len(text) <= 60 else text[:57] + "..."
+                lines[heading] += f", {place.rpartition('.')[2]}={shown}"
+        return lines
+
     def difference(self) -> tuple[str, Any, Any] | None:
         """(place, value then, value now) of the first setting that changed, or None."""
         now = self._settings()
@@ -100,14 +117,31 @@ def _collect_settings(module: Any, text: str, into: list[tuple[str, Any]], seen:
         for name, tensor in getattr(module, table).items():
             into.append((f"{text}.{name}", _tensor_facts(tensor)))
     for name, child in module._modules.items():
+        into.append((f"{text}.{name}", child))
         if child is not None:
             _collect_settings(child, f"{text}.{name}", into, seen)
 
 
-def _tensor_facts(tensor: Tensor | None) -> Any:
+class _TensorFacts(NamedTuple):
+    """What a program depends on in a module's tensor."""
+
+    shape: tuple[Any, ...]
+    strides: tuple[Any, ...]
+    dtype: DType
+    requires_grad: bool
+    is_contiguous: bool
+
+    def __repr__(self) -> str:
+        strides = "" if self.is_contiguous else f", strides {self.strides}"
+        grad = ", requires grad" if self.requires_grad else ""
+        return f"{self.dtype} of shape {self.shape}{strides}{grad}"
+
+
+def _tensor_facts(tensor: Tensor | None) -> _TensorFacts | None:
     if tensor is None:
         return None
-    return (tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, tensor.requires_grad)
+    shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+    return _TensorFacts(shape, strides, tensor.dtype, tensor.requires_grad, tensor.is_contiguous())
 
 
 def _same(then: Any, now: Any) -> bool:

@@ -4,6 +4,10 @@ Found from the code objects themselves, without rewriting bytecode: the function
 functions that it names (transitively, outside plait and the standard library), and the code of the
 user frames seen while recording. Each read ends as a guard by value, a captured tensor, a module,
 or an entry in the list of reads that cannot be guarded.
+
+Note [Identity]. A module, a function and an object that cannot be compared are guarded by being the
+same object, so that another one in their place is noticed. What changes inside is noticed for
+modules (by their epoch) and for functions (by their own reads); other objects are listed.
 """
 
 from __future__ import annotations
@@ -11,11 +15,15 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import inspect
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from plait.base.names import indefinite
 from plait.capture.modules import is_module_like
 from plait.capture.source import is_library_file
 from plait.dispatch.operator import OperatorPacket, Overload
@@ -26,15 +34,22 @@ from plait.tensor.tensor import Tensor
 
 __all__ = ["ExternalReads", "Place", "is_guardable", "reads_of"]
 
-_PRIMITIVES = (bool, int, float, complex, str, bytes, type(None), DType, Device, enum.Enum)
+_IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), DType, Device, enum.Enum)
+_PRIMITIVES = (*_IMMUTABLE, np.generic)
+_CONTAINERS = (tuple, list, dict, set, frozenset)
 _MAX_ITEMS = 128
+_LOOKUPS = frozenset({"eval", "exec", "globals", "input", "open"})
+"""Builtins that read what no code object names."""
+_MOODY_MODULES = frozenset({"os", "posix", "random", "secrets", "time", "uuid"})
+"""Modules of the standard library whose functions answer differently at each call."""
+_CLOCKS = frozenset({"now", "today", "utcnow"})
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a value is read: ``path`` are the steps from the object ``root``, ``text`` its source.
 
-    A step is ("attr", name), ("item", key) or ("cell", None).
+    A step is ("attr", name), ("item", key), ("cell", None) or ("call", builtin function).
     """
 
     root: Any
@@ -53,6 +68,10 @@ class Place:
     def item(self, key: Any) -> Place:
         return Place(self.root, (*self.path, ("item", key)), f"{self.text}[{key!r}]")
 
+    def passed_to(self, fn: Any) -> Place:
+        """What ``fn``, such as ``len``, says of the value."""
+        return Place(self.root, (*self.path, ("call", fn)), f"{fn.__name__}({self.text})")
+
     def read(self) -> Any:
         """The value now; raises what the read raises."""
         value = self.root
@@ -61,6 +80,8 @@ class Place:
                 value = getattr(value, name)
             elif kind == "item":
                 value = value[name]
+            elif kind == "call":
+                value = name(value)
             else:
                 value = value.cell_contents
         return value
@@ -71,7 +92,7 @@ class ExternalReads:
     """All that was found."""
 
     values: dict[Place, Any] = field(default_factory=dict)  # guarded by value
-    identities: dict[Place, Any] = field(default_factory=dict)  # guarded by identity (functions)
+    identities: dict[Place, Any] = field(default_factory=dict)  # see Note [Identity]
     tensors: dict[int, Place] = field(default_factory=dict)  # id of a tensor -> where it is read
     modules: dict[int, tuple[Any, str]] = field(default_factory=dict)  # id -> (module, source text)
     unguarded: dict[str, str] = field(default_factory=dict)  # source text -> why
@@ -84,7 +105,7 @@ def is_guardable(value: Any) -> bool:
     opaque = opaque_type_of(value)
     if opaque is not None:
         return opaque.kind == "value"
-    if isinstance(value, tuple | list | frozenset):
+    if isinstance(value, tuple | list | set | frozenset):
         return len(value) <= _MAX_ITEMS and all(is_guardable(v) for v in value)
     if isinstance(value, dict):
         return len(value) <= _MAX_ITEMS and all(is_guardable(v) for kv in value.items() for v in kv)
@@ -120,8 +141,10 @@ class _Walker:
     def callable(self, fn: Any, text: str) -> None:
         """Any callable of the user's."""
         if isinstance(fn, functools.partial):
-            for value in (*fn.args, *fn.keywords.values()):
-                self.value(Place(value, (), text), value)
+            for k, value in enumerate(fn.args):
+                self.value(Place(value, (), f"{text}.args[{k}]"), value)
+            for name, value in fn.keywords.items():
+                self.value(Place(value, (), f"{text}.keywords[{name!r}]"), value)
             self.callable(fn.func, text)
         elif isinstance(fn, types.MethodType):
             self.method(fn.__func__, fn.__self__, text)
@@ -167,7 +190,11 @@ class _Walker:
         self.seen.add((id(code), owner))
         cells = dict(zip(code.co_freevars, fn.__closure__ or (), strict=False))
         places = {n: Place(cell, (("cell", None),), n) for n, cell in cells.items()}
-        self.code(code, fn.__globals__, places, local)
+        defaults = _defaults(fn)
+        for name, place in defaults.items():
+            if name not in local:
+                self.value(place, place.read())
+        self.code(code, fn.__globals__, places, defaults | local)
 
     def code(
         self,
@@ -180,8 +207,11 @@ class _Walker:
         for root, attrs in _chains(code):
             kind, name = root
             if kind == "global":
-                if name not in scope:
-                    continue  # a builtin, or not defined yet
+                if name not in scope:  # a builtin, or not defined yet
+                    if name in _LOOKUPS:
+                        why = "what it finds while the function is captured is kept"
+                        self.found.unguarded.setdefault(f"{name}()", why)
+                    continue
                 place = Place(scope, (("item", name),), name)
             elif kind == "deref":
                 if name not in cells:
@@ -203,15 +233,38 @@ class _Walker:
         except (ValueError, KeyError, AttributeError):
             return  # an empty cell, or a name bound later
         for name in attrs:
-            if isinstance(value, Tensor | DType | Device) or is_guardable(value):
-                break
+            if isinstance(value, (Tensor, *_CONTAINERS)) or is_guardable(value):
+                break  # its methods tell no more than what it holds
             if is_module_like(value):
                 self.module(value, place.text)
             if not _is_plain_attribute(value, name):
+                if self.property(place, value, name):
+                    return
                 break
+            self.same_module(place, value)
             place = place.attr(name)
             value = getattr(value, name)
         self.value(place, value)
+
+    def property(self, place: Place, owner: Any, name: str) -> bool:
+        """Follow a property written in Python; whether ``name`` is one."""
+        found = inspect.getattr_static(type(owner), name, None)
+        getter = getattr(
+            found, "func" if isinstance(found, functools.cached_property) else "fget", None
+        )
+        if not isinstance(getter, types.FunctionType) or not getter.__code__.co_varnames:
+            return False
+        if is_library_file(getter.__code__.co_filename):
+            return False
+        if place.path:
+            self.found.identities[place] = owner
+        self.function(getter, {getter.__code__.co_varnames[0]: Place(owner, (), place.text)})
+        return True
+
+    def same_module(self, place: Place, value: Any) -> None:
+        """Guard that a module is the same one, where no other module holds it."""
+        if is_module_like(value) and place.path and not is_module_like(place.root):
+            self.found.identities[place] = value
 
     def value(self, place: Place, value: Any) -> None:
         """Judge one value read at ``place``."""
@@ -219,35 +272,90 @@ class _Walker:
         if isinstance(value, Tensor):
             found.tensors.setdefault(id(value), place)
         elif is_module_like(value):
+            self.same_module(place, value)
             self.module(value, place.text)
         elif is_guardable(value):
             found.values[place] = value
-        elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
-            if not is_library_file(getattr(getattr(value, "__code__", None), "co_filename", "")):
-                if place.path:
-                    found.identities[place] = value
-                self.callable(value, place.text)
-        elif isinstance(value, tuple | list | dict):
+        elif isinstance(value, _CONTAINERS):
             self.container(place, value)
-        elif isinstance(
-            value, types.ModuleType | type | types.BuiltinFunctionType | Overload | OperatorPacket
-        ):
+        elif isinstance(value, types.ModuleType | type | Overload | OperatorPacket):
             return
-        elif callable(value) and place.path:
-            found.identities[place] = value
-            self.callable(value, place.text)
+        elif callable(value):
+            self.called(place, value)
         else:
+            if place.path:
+                found.identities[place] = value
             found.unguarded.setdefault(
-                place.text, f"a {type(value).__name__} cannot be guarded by value"
+                place.text,
+                f"{indefinite(type(value).__name__)}, known by identity: "
+                "a change inside it is not noticed",
             )
 
-    def container(self, place: Place, value: Any) -> None:
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        if len(value) > _MAX_ITEMS:
-            self.found.unguarded.setdefault(place.text, f"a container of {len(value)} items")
+    def called(self, place: Place, value: Any) -> None:
+        """A function, or an object that is called, read at ``place``."""
+        mood = _mood(value)
+        if mood is not None:
+            self.found.unguarded.setdefault(place.text, mood)
+        if isinstance(value, types.BuiltinFunctionType):
             return
-        for key, item in items:
+        if is_library_file(getattr(getattr(value, "__code__", None), "co_filename", "")):
+            return
+        if place.path:
+            self.found.identities[place] = value
+        self.callable(value, place.text)
+
+    def container(self, place: Place, value: Any) -> None:
+        """A container that cannot be compared as a whole: what it holds, and how much of it."""
+        is_mapping = isinstance(value, dict)
+        if len(value) > _MAX_ITEMS or isinstance(value, set | frozenset):
+            if place.path:
+                self.found.identities[place] = value
+            why = f"{indefinite(type(value).__name__)} of {len(value)} items, known by identity"
+            self.found.unguarded.setdefault(place.text, f"{why}: a change inside is not noticed")
+            return
+        size = place.passed_to(tuple if is_mapping else len)
+        self.value(size, tuple(value) if is_mapping else len(value))
+        for key, item in value.items() if is_mapping else enumerate(value):
             self.value(place.item(key), item)
+
+
+def _defaults(fn: types.FunctionType) -> dict[str, Place]:
+    """Where the default values of parameters are read, of those that may change."""
+    code = fn.__code__
+    found: dict[str, Place] = {}
+    values = fn.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(values) : code.co_argcount]
+    for k, (name, value) in enumerate(zip(names, values, strict=True)):
+        if not isinstance(value, _IMMUTABLE):
+            found[name] = Place(fn, (("attr", "__defaults__"), ("item", k)), name)
+    for name, value in (fn.__kwdefaults__ or {}).items():
+        if not isinstance(value, _IMMUTABLE):
+            found[name] = Place(fn, (("attr", "__kwdefaults__"), ("item", name)), name)
+    return found
+
+
+def _mood(value: Any) -> str | None:
+    """Why a function of somebody else's may answer differently at each call, or None."""
+    kept = "what it answers while the function is captured is kept"
+    owner = getattr(value, "__self__", None)
+    module = getattr(value, "__module__", None) or getattr(owner, "__name__", None)
+    if not isinstance(value, types.FunctionType | types.MethodType | types.BuiltinFunctionType):
+        return None
+    if isinstance(value, types.FunctionType) and not is_library_file(value.__code__.co_filename):
+        return None
+    if module in _MOODY_MODULES:
+        return kept
+    if isinstance(owner, type):
+        is_clock = owner.__module__ == "datetime" and value.__name__ in _CLOCKS
+        return kept if is_clock else None
+    if owner is None or isinstance(owner, types.ModuleType) or is_module_like(owner):
+        return None
+    function = getattr(value, "__func__", None)
+    if isinstance(function, types.FunctionType) and not is_library_file(
+        function.__code__.co_filename
+    ):
+        return None  # its own reads are followed
+    return f"a method of {indefinite(type(owner).__name__)}: {kept}"
 
 
 def _is_plain_attribute(value: Any, name: str) -> bool:

@@ -39,6 +39,8 @@ def why_apart(a: Group, b: Group) -> str | None:
     if stranger is None:
         stranger = next((u for u in reducing if (u.points, u.space) != (points, space)), None)
     if stranger is not None:
+        if _space(first) == _space(stranger):
+            return f"different spaces {_reduction(first)} and {_reduction(stranger)}"
         return f"different spaces {_space(first)} and {_space(stranger)}"
     if any(u.points is ONE and u.space is not ONE for u in rows) and _large_map(units, space):
         return "everything is reduced to one element, which one thread does; the map is too large"
@@ -67,6 +69,14 @@ def _space(unit: Unit) -> str:
     """The shape that a unit walks, in memory order."""
     sizes = ", ".join(map(str, (*unit.dims, *unit.inner)))
     return f"({sizes})"
+
+
+def _reduction(unit: Unit) -> str:
+    """The same, apart: what a unit has elements for, and what it reduces over for each."""
+    if not unit.inner:
+        return _space(unit)
+    over = f"reduced over ({', '.join(map(str, unit.inner))})"
+    return f"({', '.join(map(str, unit.dims))}) {over}" if unit.dims else f"one element {over}"
 
 
 def _large_map(units: list[Unit], space: Expr) -> bool:

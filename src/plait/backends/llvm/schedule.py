@@ -35,6 +35,13 @@ from plait.symbolic.expr import Expr, as_int, product
 __all__ = ["Schedule", "schedule"]
 
 CHEAP = 4  # a map of this inline cost is recomputed rather than stored when read twice
+_ALWAYS_STORED = {
+    "reduce": "a reduction",
+    "gemm": "a matrix product",
+    "assemble": "written piece by piece",
+    "attention": "attention",
+    "result": "results of one step",
+}
 DEEP = 24  # maps computed inside each other: a bound on recursion, not on fusion
 
 
@@ -108,8 +115,8 @@ class _Storage:
         return users
 
     def _mandatory(self, stage: Stage) -> None:
-        if stage.kind in ("reduce", "gemm", "assemble", "attention", "result"):
-            self.realise(stage, f"a {stage.kind}")
+        if stage.kind in _ALWAYS_STORED:
+            self.realise(stage, _ALWAYS_STORED[stage.kind])
         if stage.kind == "attention":
             layouts = attention_layouts(stage, self.realised)
             stage.inputs = tuple(
