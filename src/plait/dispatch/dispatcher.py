@@ -19,6 +19,7 @@ __all__ = [
     "all_overloads",
     "define",
     "lookup",
+    "namespaces",
     "packet",
     "packets_of",
     "register_fallback",
@@ -47,7 +48,8 @@ def define(schema: str | FunctionSchema, tags: Iterable[Tag] = ()) -> Overload:
 
 
 def remove(op: Overload) -> None:
-    """Take ``op`` out of the table; the object itself stays usable by those who hold it."""
+    """Take ``op`` out of the table; calls of those who still hold it find what it had and has."""
+    op.is_defined = False
     del _overloads[op.qualname]
     packet_ = _packets[op.schema.packet_name]
     packet_.remove(op)
@@ -73,6 +75,11 @@ def packet(name: str) -> OperatorPacket:
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise InvalidArgument(f"no operator is called {name!r}{hint}.")
     return found
+
+
+def namespaces() -> set[str]:
+    """The namespaces in which operators are defined."""
+    return {name.partition("::")[0] for name in _packets}
 
 
 def packets_of(namespace: str) -> Iterator[OperatorPacket]:

@@ -200,6 +200,12 @@ def missing_message(op: Overload, keyset: int) -> str:
             f"(keyset {KeySet(keyset)}); pass a tensor or a 'device' argument."
         )
     known = ", ".join(k.name for k in op.kernels) or "none"
+    if not op.is_defined:
+        return (
+            f"{op.qualname}: this definition of the operator was taken away, by destroying its "
+            "library or by defining the operator again. Use the new definition; "
+            f"plait.ops.{op.schema.namespace}.{op.name} always finds it."
+        )
     return (
         f"{op.qualname}: no kernel for {backends}; kernels are registered for: {known}. "
         "Register one for this backend, or move the tensors to a backend that has one."

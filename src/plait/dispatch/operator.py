@@ -43,6 +43,7 @@ class Overload:
     explicit_random: Overload | None = None
     holomorphic: bool = False  # rules are written for real numbers, and hold so for complex ones
     kind: str = ""
+    is_defined: bool = True  # until it is removed from the table
 
     def __init__(self, schema: FunctionSchema, tags: frozenset[Tag] = frozenset()) -> None:
         self.schema = schema
