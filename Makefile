@@ -10,11 +10,12 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
 
-.PHONY: demo test smoke sweep check bench docs spec format clean help
+.PHONY: demo demo-text test smoke sweep check bench docs spec format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train on handwritten digits, eager and compiled, and compare"
+	@echo "make demo-text  train a language model on Python's own sources, eager and compiled"
 	@echo "make test    the whole test suite (PyTorch, if it can be installed, is the oracle)"
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   speed, each system in its own process (JSON=PATH writes the figures too)"
@@ -48,6 +49,9 @@ $(STAMPS)/bench: $(STAMPS)/torch
 
 demo: $(STAMPS)/demo
 	$(BIN)/plait demo $(ARGS)
+
+demo-text: $(STAMPS)/demo
+	$(BIN)/plait demo --text $(ARGS)
 
 test: $(STAMPS)/dev $(STAMPS)/torch
 	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)

@@ -7,7 +7,7 @@ import pytest
 
 import plait
 from plait import nn
-from plait.base.errors import IndexOutOfRange, InvalidArgument, ShapeMismatch
+from plait.base.errors import DtypeMismatch, IndexOutOfRange, InvalidArgument, ShapeMismatch
 from plait.nn import functional as F
 from plait.testing import compare
 
@@ -61,7 +61,7 @@ def test_cross_attention_is_torchs(torch, rng):
 
 
 @pytest.mark.parametrize(
-    "kind", ["bool", "float", "padding", "padding and bool", "padding and float"]
+    "kind", ["bool", "float", "heads", "padding", "padding and bool", "padding and float"]
 )
 def test_masks_mean_what_they_mean_in_torchs_module(torch, rng, kind):
     ours = nn.MultiheadAttention(8, 2)
@@ -74,6 +74,9 @@ def test_masks_mean_what_they_mean_in_torchs_module(torch, rng, kind):
         options["attn_mask"] = plait.ones(4, 4, dtype=plait.bool_).triu(1)
     if "float" in kind:
         options["attn_mask"] = tensor(rng, 4, 4)
+    if "heads" in kind:  # a mask for each head of each batch
+        options["attn_mask"] = plait.from_numpy(rng.standard_normal((4, 4, 4)) > 0.3)
+        options["attn_mask"][:, :, 0] = False  # a row that sees nothing is nan in PyTorch
     given = {n: compare.to_torch(torch, t) for n, t in options.items()}
     if kind == "padding and float":
         given["key_padding_mask"] = torch.zeros(2, 4).masked_fill(
@@ -136,8 +139,44 @@ def test_wrong_attention_is_refused(rng):
         attention(x, x[..., :4])
     with pytest.raises(InvalidArgument, match="MultiheadAttention: argument 'value'"):
         attention(x, None, x)
-    with pytest.raises(ShapeMismatch, match="argument 'attn_mask'"):
-        attention(x, attn_mask=plait.zeros(4, 3))
+
+
+@pytest.mark.parametrize(
+    "name, shape, options",
+    [
+        ("key_padding_mask", (2, 4), {}),
+        ("key_padding_mask", (1, 3), {}),
+        ("key_padding_mask", (3,), {"is_causal": True}),
+        ("key_padding_mask", (2, 3, 1), {}),
+        ("attn_mask", (4, 3), {}),
+        ("attn_mask", (3, 4), {"is_causal": True}),
+        ("attn_mask", (3, 4), {"key_padding_mask": plait.zeros(2, 3, dtype=plait.bool_)}),
+        ("attn_mask", (3, 3, 3), {}),
+        ("attn_mask", (1, 2, 2, 3, 3), {}),
+    ],
+)
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_masks_of_the_wrong_shape_are_refused(rng, name, shape, options, is_compiled):
+    attention = nn.MultiheadAttention(8, 2)
+    call = plait.compile(attention, backend="aot_eager") if is_compiled else attention
+    mask = plait.zeros(*shape, dtype=plait.bool_)
+    with pytest.raises(ShapeMismatch, match=rf"MultiheadAttention: argument '{name}' does not fit"):
+        call(tensor(rng, 2, 3, 8), **options, **{name: mask})
+
+
+def test_a_padding_mask_counts_the_cache(rng):
+    attention = nn.MultiheadAttention(8, 2)
+    _, cache = attention(tensor(rng, 2, 3, 8), use_cache=True)
+    with pytest.raises(ShapeMismatch, match=r"got shape \(2, 2\); expected \(2, 5\)"):
+        padding = plait.zeros(2, 2, dtype=plait.bool_)
+        attention(tensor(rng, 2, 2, 8), key_padding_mask=padding, cache=cache)
+
+
+@pytest.mark.parametrize("name, shape", [("attn_mask", (3, 3)), ("key_padding_mask", (2, 3))])
+def test_masks_of_integers_are_refused(rng, name, shape):
+    mask = plait.zeros(*shape, dtype=plait.int64)
+    with pytest.raises(DtypeMismatch, match=f"MultiheadAttention: argument '{name}'"):
+        nn.MultiheadAttention(8, 2)(tensor(rng, 2, 3, 8), **{name: mask})
 
 
 # ---------------------------------------------------------------- positions
@@ -342,6 +381,27 @@ def test_tied_weights_train_functionally_and_compiled():
     assert loss.item() < loss_of(dict(model.named_parameters())).item()
 
 
+def test_tied_weights_have_one_gradient_compiled_too(torch):
+    model = Tied()
+    indices = plait.tensor([1, 2, 2, 9])
+    theirs = TorchTied(torch, model.embedding.weight)
+    compiled = plait.compile(lambda indices: model(indices).square().sum(), fullgraph=True)
+    compiled(indices).backward()
+    theirs(compare.to_torch(torch, indices)).square().sum().backward()
+    close(model.embedding.weight.grad, theirs.weight.grad)
+    assert model.lm_head.weight.grad is model.embedding.weight.grad
+
+
+def test_tied_weights_cannot_be_given_twice():
+    model, indices = Tied(), plait.tensor([1])
+    with pytest.raises(InvalidArgument, match="'embedding.weight' and 'lm_head.weight'"):
+        nn.functional_call(model, model.state_dict(), (indices,))
+    ones = plait.ones(11, 8)
+    both = {"embedding.weight": ones, "lm_head.weight": ones}
+    for given in (both, {"lm_head.weight": ones}):
+        assert nn.functional_call(model, given, (indices,)).tolist() == [[8.0] * 11]
+
+
 def test_loading_tied_weights_keeps_the_tie():
     model, other = Tied(), Tied()
     model.load_state_dict(other.state_dict())
@@ -350,6 +410,74 @@ def test_loading_tied_weights_keeps_the_tie():
 
 
 # ---------------------------------------------------------------- compiled
+
+
+BLOCKS = {
+    "layer norm, gelu": {},
+    "rms norm, silu, rotary": {
+        "norm": "rms",
+        "activation": "silu",
+        "bias": False,
+        "rotary": nn.RotaryEmbedding(4, 16),
+    },
+    "dropout": {"dropout": 0.2},
+}
+CALLS = {
+    "all": {},
+    "causal": {"is_causal": True},
+    "masked": {"attn_mask": plait.ones(5, 5, dtype=plait.bool_).triu(2)},
+    "biased": {"attn_mask": plait.ones(2, 2, 5, 5).tril()},
+}
+
+
+@pytest.mark.parametrize(
+    "kind, call",
+    [
+        *((kind, "causal") for kind in BLOCKS),
+        *(("layer norm, gelu", call) for call in ("all", "masked", "biased")),
+    ],
+)
+def test_block_has_the_gradients_of_eager(rng, kind, call):
+    plait.manual_seed(0)
+    block = nn.TransformerBlock(8, 2, **BLOCKS[kind])
+    x, g = tensor(rng, 2, 5, 8).requires_grad_(), tensor(rng, 2, 5, 8)
+    found = []
+    for run in (block, plait.compile(block, fullgraph=True)):
+        plait.manual_seed(1)
+        out = run(x, **CALLS[call])
+        found.append([out, *plait.autograd.grad([out], [x, *block.parameters()], [g])])
+    for eager, compiled in zip(*found, strict=True):
+        close(compiled, eager.detach())
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_block_trains_as_eager_does(rng, kind):
+    plait.manual_seed(0)
+    block, optimizer = nn.TransformerBlock(8, 2, **BLOCKS[kind]), plait.optim.AdamW(lr=0.01)
+    x, target = tensor(rng, 2, 5, 8), tensor(rng, 2, 5, 8)
+
+    def loss_of(params):
+        seen = nn.functional_call(block, params, (x,), {"is_causal": True})
+        return F.mse_loss(seen, target)
+
+    def step(params, state):
+        loss, grads = plait.func.value_and_grad(loss_of)(params)
+        return loss, *optimizer.update(params, grads, state)
+
+    ends = []
+    for run in (step, plait.compile(step, fullgraph=True, donate=("params", "state"))):
+        plait.manual_seed(1)
+        params = {n: p.detach().clone() for n, p in block.named_parameters()}
+        state, losses = optimizer.init(params), []
+        for _ in range(4):
+            loss, params, state = run(params, state)
+            losses.append(loss.item())
+        ends.append((losses, params))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
+    assert ends[1][0][-1] < ends[1][0][0]
+    # Attention does not depend on the bias of its keys: AdamW makes steps of that noise.
+    for name, value in ((n, v) for n, v in ends[0][1].items() if n != "self_attn.in_proj_bias"):
+        np.testing.assert_allclose(ends[1][1][name].numpy(), value.numpy(), atol=2e-4)
 
 
 def test_one_entry_serves_all_lengths_of_the_cache(rng):

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json as json_module
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,19 +33,57 @@ app.add_typer(cache.app, name="cache")
 
 @app.command()
 def demo(
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of parameters, batches and dropout.")] = 0,
+    text: Annotated[bool, typer.Option("--text", help="A language model instead.")] = False,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the digits (20 unless given).")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the language model's training.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A tiny model and few steps, to try --text out.")
+    ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder of Python files to learn (the standard library unless given)."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of parameters, batches and draws.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the picture.")] = Path("demo-out"),
     json: Annotated[Path | None, typer.Option(help="Write the figures there too.")] = None,
     backend: Annotated[str, typer.Option(help="See `plait backends`.")] = "llvm",
 ) -> None:
-    """Train on handwritten digits, eagerly and compiled, and compare."""
-    from plait.demo.main import run_demo
-
-    console = Console()
-    is_fine = run_demo(console, epochs=epochs, seed=seed, out=out, json_path=json, backend=backend)
+    """Train on handwritten digits, or on Python's own sources, eagerly and compiled; compare."""
+    common: dict[str, Any] = {"seed": seed, "out": out, "json_path": json, "backend": backend}
+    if text:
+        _refuse_options("needs the digits: leave out --text", epochs=epochs)
+        is_fine = _text_demo(steps, quick, source, common)
+    else:
+        _refuse_options("goes with --text", steps=steps, quick=quick or None, source=source)
+        is_fine = _digits_demo(epochs, common)
     if not is_fine:
         raise typer.Exit(1)
+
+
+def _refuse_options(why: str, **options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"--{name} {why}.")
+
+
+def _digits_demo(epochs: int | None, common: dict[str, Any]) -> bool:
+    from plait.demo.digits.main import DEFAULT_EPOCHS, run_demo
+
+    return run_demo(Console(), epochs=epochs or DEFAULT_EPOCHS, **common)
+
+
+def _text_demo(steps: int | None, quick: bool, source: Path | None, common: dict[str, Any]) -> bool:
+    from plait.demo.text.main import run_text_demo
+    from plait.demo.text.model import FULL, QUICK
+
+    settings = QUICK if quick else FULL
+    if steps is not None:
+        settings = replace(settings, steps=steps)
+    return run_text_demo(Console(), settings=settings, source=source, **common)
 
 
 @app.command()

@@ -1,1 +1,5 @@
-"""The main job: a classifier of handwritten digits, trained eagerly and compiled, side by side."""
+"""The main jobs, each done eagerly and compiled, side by side.
+
+`digits/` learns a classifier, `text/` a language model. What both show and measure alike stands
+here: `timing.py`, `show.py`, `figures.py`.
+"""

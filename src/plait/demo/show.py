@@ -1,23 +1,24 @@
-"""How the demo looks: progress bars, tables, the list of kernels, and the picture of the curves."""
+"""How the demos look: progress bars, the table of speeds, the list of kernels, pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from plait.demo.training import Run
+from plait.base.errors import MissingKernel
 
-__all__ = ["curves", "epochs_table", "kernels_table", "progress", "speed_table"]
+__all__ = ["check_pictures", "kernels_table", "picture", "progress", "right_table", "speed_table"]
 
 
 @contextmanager
-def progress(console: Console, name: str, steps: int) -> Iterator[Callable[[Run, int], None]]:
-    """A bar that the returned callback moves by one step."""
+def progress(console: Console, name: str, steps: int) -> Iterator[Callable[[str], None]]:
+    """A bar that the returned callback moves by one step; what it is told stands beside the bar."""
     columns = (
         TextColumn("[bold]{task.description:9}"),
         BarColumn(),
@@ -27,48 +28,30 @@ def progress(console: Console, name: str, steps: int) -> Iterator[Callable[[Run,
     )
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(name, total=steps, facts="")
-
-        def advance(run: Run, epoch: int) -> None:
-            facts = ""
-            if run.losses:
-                loss, accuracy = run.losses[-1], run.accuracies[-1]
-                facts = f"epoch {epoch + 1}: loss {loss:.4f}, held-out accuracy {accuracy:.1%}"
-            bars.update(task, advance=1, facts=facts)
-
-        yield advance
+        yield lambda facts: bars.update(task, advance=1, facts=facts)
 
 
-def epochs_table(eager: Run, compiled: Run) -> Table:
-    """Loss and accuracy of each epoch, both ways, and how far the losses are apart."""
-    table = Table(title="Training loss and held-out digits by epoch")
-    heads = ("epoch", "eager", "compiled", "apart by", "right, eager", "right, compiled")
+def right_table(title: str, heads: Sequence[str]) -> Table:
+    """An empty table of numbers."""
+    table = Table(title=title)
     for head in heads:
         table.add_column(head, justify="right")
-    for i, (a, b) in enumerate(zip(eager.losses, compiled.losses)):
-        table.add_row(
-            str(i + 1),
-            f"{a:.5f}",
-            f"{b:.5f}",
-            f"{abs(a - b) / abs(a):.1e}",
-            f"{eager.accuracies[i]:.2%}",
-            f"{compiled.accuracies[i]:.2%}",
-        )
     return table
 
 
-def speed_table(eager: Run, compiled: Run) -> Table:
-    """Steps a second and the first step of each way."""
+def speed_table(rows: Sequence[tuple[str, float, float]], unit: str) -> Table:
+    """Rate and first step of each way (name, rate, seconds of the first step)."""
     table = Table(title="Speed")
-    for head in ("", "steps/s", "first step", "speed-up"):
+    for head in ("", unit, "first step", "speed-up"):
         table.add_column(head, justify="right" if head else "left")
-    for run in (eager, compiled):
-        ratio = run.steps_per_second / eager.steps_per_second if eager.steps_per_second else 0.0
-        first = f"{run.first_step_seconds * 1e3:.1f} ms"
-        table.add_row(run.name, f"{run.steps_per_second:,.0f}", first, f"{ratio:.1f}x")
+    slowest = rows[0][1]
+    for name, rate, first in rows:
+        ratio = rate / slowest if slowest else 0.0
+        table.add_row(name, f"{rate:,.0f}", f"{first * 1e3:,.1f} ms", f"{ratio:.1f}x")
     return table
 
 
-def kernels_table(kernels: list[tuple[str, str]]) -> Table:
+def kernels_table(kernels: Sequence[tuple[str, str]]) -> Table:
     """Native kernels, each with what was fused into it."""
     table = Table(title="Native kernels of the training step")
     table.add_column("kernel", no_wrap=True)
@@ -78,21 +61,29 @@ def kernels_table(kernels: list[tuple[str, str]]) -> Table:
     return table
 
 
-def curves(eager: Run, compiled: Run, path: Path) -> None:
-    """Write a PNG of the loss and accuracy curves of both runs."""
+def check_pictures() -> None:
+    """Raise MissingKernel, before anything is trained, where pictures cannot be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingKernel(
+            "demo: the pictures are drawn by matplotlib, which is not installed. "
+            "Install plait[demo], or say make demo."
+        ) from error
+
+
+@contextmanager
+def picture(path: Path) -> Iterator[Any]:
+    """A pair of axes side by side; drawn to a PNG when the with-statement is left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
-    for run, style in ((eager, "-"), (compiled, "--")):
-        numbers = range(1, len(run.losses) + 1)
-        loss.plot(numbers, run.losses, style, label=run.name)
-        accuracy.plot(numbers, [100 * a for a in run.accuracies], style, label=run.name)
-    loss.set(title="training loss", xlabel="epoch", yscale="log")
-    accuracy.set(title="held-out accuracy, %", xlabel="epoch")
-    for axes in (loss, accuracy):
-        axes.legend()
-        axes.grid(alpha=0.3)
+    axes = figure.subplots(1, 2)
+    yield axes
+    for each in axes:
+        each.legend()
+        each.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -29,7 +29,9 @@ def functional_call(
     """Call `module` with other tensors in the place of its parameters and buffers.
 
     Names are those of `named_parameters()` and `named_buffers()`; those not named stay the
-    module's own. A tensor that several modules share is exchanged everywhere. `args` is the tuple
+    module's own. A tensor that several modules share is exchanged everywhere, so one of its names
+    is enough; two tensors for it are refused (`state_dict()` has it under every name,
+    `named_parameters()` under one). `args` is the tuple
     of positional arguments, or the only one. The module is as before afterwards, whatever happens.
 
     >>> import plait
@@ -56,6 +58,7 @@ def _exchanged(module: Module, given: Mapping[str, Tensor]) -> Iterator[None]:
                 f"{type(module).__name__} has not; expected names among {list(places)}."
             ),
         )
+        _check_shared(places, given)
         saved: list[tuple[dict[str, Any], str, Tensor]] = []
         try:
             for name, tensor in given.items():
@@ -80,3 +83,21 @@ def _places(module: Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
                     held.append((table, key))
                     places[f"{path}.{key}" if path else key] = held
     return places
+
+
+def _check_shared(
+    places: Mapping[str, list[tuple[dict[str, Any], str]]], given: Mapping[str, Tensor]
+) -> None:
+    """Names of one tensor must not be given different ones."""
+    first: dict[int, str] = {}
+    for name, tensor in given.items():
+        other = first.setdefault(id(places[name]), name)
+        check(
+            given[other] is tensor,
+            InvalidArgument,
+            lambda name=name, other=other: (  # type: ignore[misc]
+                f"functional_call: argument 'params_and_buffers' gives two tensors for the one "
+                f"that is shared as {other!r} and {name!r}; expected one. Give it under one name, "
+                "as dict(module.named_parameters()) does."
+            ),
+        )

@@ -10,7 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 from plait.autograd.grad_mode import no_grad
-from plait.base.errors import InvalidArgument, ShapeMismatch, check
+from plait.base.errors import DtypeMismatch, InvalidArgument, ShapeMismatch, check
 from plait.nn import functional
 from plait.nn.layers import GELU, Dropout, LayerNorm, Linear, RMSNorm, SiLU
 from plait.nn.module import Module, Parameter
@@ -192,12 +192,14 @@ class MultiheadAttention(Module):
     ) -> Any:
         """query (batch, rows, embed_dim), key and value (batch, columns, embed_dim) -> as query.
 
-        Without key and value the query attends to itself. `attn_mask` (rows, columns), or anything
-        that broadcasts to (batch, heads, rows, columns), and `key_padding_mask` (batch, columns)
-        follow PyTorch's module: True hides (in `scaled_dot_product_attention` it lets through); a
-        floating mask is added. `is_causal` hides later positions. With a `cache` (or `use_cache`,
-        to begin one) the result is (output, new cache): keys and values are put after those of the
-        cache, and positions count on from there.
+        Without key and value the query attends to itself. `attn_mask` (rows, columns), (batch *
+        heads, rows, columns) or anything that broadcasts to (batch, heads, rows, columns), and
+        `key_padding_mask` (batch, columns) follow PyTorch's module: True hides (in
+        `scaled_dot_product_attention` it lets through); a floating mask is added. `is_causal` hides
+        later positions. With a `cache` (or `use_cache`, to begin one) the result is (output, new
+        cache): keys and values are put after those of the cache, columns of masks count from its
+        beginning, and positions count on from its end. Raises ShapeMismatch for tensors and masks
+        that do not fit, DtypeMismatch for masks of integers.
         """
         if not self.batch_first:
             query = query.transpose(0, 1)
@@ -265,7 +267,10 @@ def _mask(
     first: Any,
 ) -> tuple[Tensor | None, bool]:
     """(the mask for `scaled_dot_product_attention`, whether it shall be causal by itself)."""
-    rows, columns = query.shape[2], key.shape[2]
+    batch, heads, rows = query.shape[:3]
+    columns = key.shape[2]
+    _check_padding(key_padding_mask, batch, columns)
+    attn_mask = _fitting(attn_mask, (batch, heads, rows, columns))
     if attn_mask is None and key_padding_mask is None:
         if not is_causal or (rows == 1 and columns == first + 1):
             return None, False
@@ -280,6 +285,55 @@ def _mask(
     if attn_mask is not None:
         hidden.append(attn_mask)
     return _joined(hidden, query.dtype), False
+
+
+def _check_padding(mask: Tensor | None, batch: Any, columns: Any) -> None:
+    if mask is None:
+        return
+    _check_mask_dtype("key_padding_mask", mask)
+    check(
+        tuple(mask.shape) == (batch, columns),
+        ShapeMismatch,
+        lambda: (
+            f"MultiheadAttention: argument 'key_padding_mask' does not fit; got shape "
+            f"{tuple(mask.shape)}; expected ({batch}, {columns}), (batch, length of the key, "
+            "that of a cache included)."
+        ),
+    )
+
+
+def _fitting(mask: Tensor | None, scores: tuple[Any, ...]) -> Tensor | None:
+    """A mask that broadcasts to `scores`, (batch, heads, rows, columns)."""
+    if mask is None:
+        return None
+    _check_mask_dtype("attn_mask", mask)
+    batch, heads, rows, columns = scores
+    if mask.ndim == 3 and batch != 1 and mask.shape[0] == batch * heads:
+        mask = mask.unflatten(0, (batch, heads))
+    given = tuple(mask.shape)
+    check(
+        len(given) <= 4 and all(a == 1 or a == b for a, b in zip(given[::-1], scores[::-1])),
+        ShapeMismatch,
+        lambda: (
+            f"MultiheadAttention: argument 'attn_mask' does not fit; got shape {given}; expected "
+            f"({rows}, {columns}), (length of the query, length of the key, that of a cache "
+            f"included), with ({batch}, {heads}) or ({batch * heads}) before them where batches "
+            "and heads differ."
+        ),
+    )
+    return mask
+
+
+def _check_mask_dtype(name: str, mask: Tensor) -> None:
+    check(
+        mask.dtype is bool_ or mask.dtype.is_floating_point,
+        DtypeMismatch,
+        lambda: (
+            f"MultiheadAttention: argument {name!r} has the wrong dtype; got {mask.dtype}; "
+            "expected bool (True hides) or a floating one (added to the scores). Convert it with "
+            "mask.bool()."
+        ),
+    )
 
 
 def _joined(hidden: list[Any], dtype: DType) -> Any:

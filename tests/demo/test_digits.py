@@ -1,4 +1,4 @@
-"""The demo: its data, and a short run of the whole."""
+"""The digits: their data, and a short run of the whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib, which draws the curves, is not installed")
 
-data = importlib.import_module("plait.demo.data")
+data = importlib.import_module("plait.demo.digits.data")
 
 
 def test_split_is_fixed_and_complete():

@@ -1,20 +1,18 @@
-"""`plait demo`: train both ways, compare, show, and write the figures down."""
+"""`plait demo`: train the classifier both ways, compare, show, and write the figures down."""
 
 from __future__ import annotations
 
-import json
-import platform
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from plait.base.config import config
-from plait.demo import show
-from plait.demo.data import Digits, load_digits
-from plait.demo.training import BATCH, Run, joint_graph_io, train
+from plait.demo.digits import show
+from plait.demo.digits.data import Digits, load_digits
+from plait.demo.digits.training import BATCH, Run, joint_graph_io, train
+from plait.demo.figures import circumstances, kernel_list, largest_difference, write_figures
+from plait.demo.show import check_pictures, kernels_table, progress, speed_table
 
 __all__ = ["DEFAULT_EPOCHS", "run_demo"]
 
@@ -33,6 +31,7 @@ def run_demo(
     backend: str = "llvm",
 ) -> bool:
     """Run the demo; whether the two runs agree and, over all epochs, the digits were learned."""
+    check_pictures()
     data = load_digits()
     count = len(data.train_labels)
     console.print(
@@ -45,55 +44,41 @@ def run_demo(
     console.print(Text(joint_graph_io(data, backend)), soft_wrap=True)
     _explain(console, compiled)
     console.print(show.epochs_table(eager, compiled))
-    console.print(show.speed_table(eager, compiled))
-    out.mkdir(parents=True, exist_ok=True)
+    rows = [(run.name, run.clock.rate, run.clock.first_seconds) for run in (eager, compiled)]
+    console.print(speed_table(rows, "steps/s"))
     picture = out / "loss.png"
     show.curves(eager, compiled, picture)
     console.print(f"Curves: {picture}")
     figures = collect(eager, compiled, epochs, seed)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_figures(figures, json_path)
         console.print(f"Figures: {json_path}")
     return _verdict(console, figures)
 
 
 def _train(console: Console, data: Digits, backend: str | None, epochs: int, seed: int) -> Run:
     steps = epochs * (len(data.train_labels) // BATCH)
-    with show.progress(console, "compiled" if backend else "eager", steps) as advance:
-        return train(data, backend=backend, epochs=epochs, seed=seed, on_step=advance)
+    with progress(console, "compiled" if backend else "eager", steps) as advance:
+        on_step = lambda run, epoch: advance(show.facts_of(run, epoch))
+        return train(data, backend=backend, epochs=epochs, seed=seed, on_step=on_step)
 
 
 def _explain(console: Console, run: Run) -> None:
     console.print("\n[bold]Inputs and outputs of the training step, one program[/]")
     console.print(Text(run.step.print_io()), soft_wrap=True)
-    console.print(show.kernels_table(kernel_list(run)))
-
-
-def kernel_list(run: Run) -> list[tuple[str, str]]:
-    """Name of each native kernel of a compiled run, and the operators fused into it."""
-    return [(kernel.name, _counted(kernel.ops)) for kernel in run.step.kernels()]
-
-
-def _counted(names: tuple[str, ...]) -> str:
-    counts = Counter(names)
-    return ", ".join(name if n == 1 else f"{n} {name}" for name, n in counts.items())
+    console.print(kernels_table(kernel_list(run.step)))
 
 
 def collect(eager: Run, compiled: Run, epochs: int, seed: int) -> dict[str, Any]:
     """The figures of both runs, for JSON."""
-    import plait
-
     return {
         "held_out_accuracy": compiled.accuracies[-1],
-        "largest_relative_loss_difference": largest_difference(eager, compiled),
-        "first_compile_seconds": compiled.first_step_seconds,
-        "speed_up": compiled.steps_per_second / eager.steps_per_second,
+        "largest_relative_loss_difference": largest_difference(eager.losses, compiled.losses),
+        "first_compile_seconds": compiled.clock.first_seconds,
+        "speed_up": compiled.clock.rate / eager.clock.rate,
         "epochs": epochs,
-        "seed": seed,
-        "threads": config.num_threads,
-        "versions": {"plait": plait.__version__, "python": platform.python_version()},
-        "kernels": [{"name": n, "content": c} for n, c in kernel_list(compiled)],
+        **circumstances(seed),
+        "kernels": [{"name": n, "content": c} for n, c in kernel_list(compiled.step)],
         **{run.name: _figures(run) for run in (eager, compiled)},
     }
 
@@ -102,14 +87,9 @@ def _figures(run: Run) -> dict[str, Any]:
     return {
         "loss": run.losses,
         "held_out_accuracy": run.accuracies,
-        "steps_per_second": run.steps_per_second,
-        "first_step_seconds": run.first_step_seconds,
+        "steps_per_second": run.clock.rate,
+        "first_step_seconds": run.clock.first_seconds,
     }
-
-
-def largest_difference(eager: Run, compiled: Run) -> float:
-    """The largest relative difference of the two runs' losses over the epochs."""
-    return max(abs(a - b) / abs(a) for a, b in zip(eager.losses, compiled.losses))
 
 
 def _verdict(console: Console, figures: dict[str, Any]) -> bool:

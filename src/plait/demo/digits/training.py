@@ -5,7 +5,6 @@ Owns what is computed; must not know how it is shown.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,8 @@ import numpy as np
 
 from plait.autograd.grad_mode import no_grad
 from plait.compile import compile as compile_function
-from plait.demo.data import Digits, batches
+from plait.demo.digits.data import Digits, batches
+from plait.demo.timing import StepClock
 from plait.nn import GELU, Dropout, LayerNorm, Linear, Module, Sequential, functional_call
 from plait.nn.functional import cross_entropy
 from plait.ops.random import manual_seed
@@ -87,15 +87,8 @@ class Run:
     name: str
     losses: list[float] = field(default_factory=list)  # mean over each epoch
     accuracies: list[float] = field(default_factory=list)  # held out, after each epoch
-    seconds: float = 0.0  # of all steps but the first
-    steps: int = 0  # all but the first
-    first_step_seconds: float = 0.0
+    clock: StepClock = field(default_factory=StepClock)
     step: Any = None  # the function that was called
-
-    @property
-    def steps_per_second(self) -> float:
-        """Rate of the steps after the first."""
-        return self.steps / self.seconds if self.seconds else 0.0
 
 
 def train(
@@ -125,23 +118,14 @@ def train(
         model.train()
         losses = []
         for images, labels in batches(data, BATCH, epoch, seed):
-            start = time.perf_counter()
-            loss, params, state = step(params, state, images, labels)
-            _count(run, time.perf_counter() - start)
+            with run.clock.step():
+                loss, params, state = step(params, state, images, labels)
             losses.append(loss)
             on_step(run, epoch)
         run.losses.append(float(np.mean([float(loss) for loss in losses])))
         model.eval()
         run.accuracies.append(_accuracy(predict, params, data))
     return run
-
-
-def _count(run: Run, seconds: float) -> None:
-    if run.first_step_seconds:
-        run.seconds += seconds
-        run.steps += 1
-    else:
-        run.first_step_seconds = seconds
 
 
 def _accuracy(predict: Callable[[Params, Tensor], Tensor], params: Params, data: Digits) -> float:

@@ -1,0 +1,1 @@
+"""A classifier of handwritten digits, trained eagerly and compiled, side by side."""
