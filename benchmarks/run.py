@@ -24,13 +24,14 @@ if __package__ in (None, ""):
 
 from benchmarks.report import SCALE, Record, machine, markdown, table
 from benchmarks.systems import SYSTEMS, does, environment, missing_package
-from benchmarks.workloads import blocks, calls, kernels, products, science, starts, training
+from benchmarks.workloads import attention, blocks, calls, kernels, products, science, starts, training
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {
     "kernels": kernels,
     "products": products,
     "training": training,
+    "attention": attention,
     "blocks": blocks,
     "calls": calls,
     "science": science,

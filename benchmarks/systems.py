@@ -25,6 +25,8 @@ class System:
     label = ""
     works: frozenset[str] | None = None
     """The works that were written for it; None: all of them."""
+    lacks: str = ""
+    """How the names of works begin for which it has no operator; none if empty."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -96,7 +98,7 @@ class TorchInductor(TorchEager):
 class Jax(System):
     """JAX through XLA. Its calls return before the work is done, so each is waited for."""
 
-    package, label = "jax", "JAX"
+    package, label, lacks = "jax", "JAX", "attention"
 
     def __init__(self, threads: int) -> None:
         # XLA has no thread count of its own for the CPU: it follows the process's affinity.
@@ -165,8 +167,8 @@ def missing_package(name: str) -> str | None:
 
 def does(name: str, work: str) -> bool:
     """Whether the work was written for the system."""
-    works = SYSTEMS[name].works
-    return works is None or work in works
+    works, lacks = SYSTEMS[name].works, SYSTEMS[name].lacks
+    return (works is None or work in works) and not (lacks and work.startswith(lacks))
 
 
 def environment(threads: int, scratch: str) -> dict[str, str]:

@@ -10,11 +10,22 @@ from pathlib import Path
 import pytest
 
 from benchmarks import measure, report, run, systems
-from benchmarks.workloads import blocks, calls, gpt, kernels, products, science, starts, training
+from benchmarks.workloads import (
+    attention,
+    blocks,
+    calls,
+    gpt,
+    kernels,
+    products,
+    science,
+    starts,
+    training,
+)
 
 GROUPS = {
     "kernels": kernels,
     "products": products,
+    "attention": attention,
     "training": training,
     "blocks": blocks,
     "calls": calls,
@@ -30,6 +41,8 @@ def small(monkeypatch):
     monkeypatch.setattr(science, "POINTS", 100)
     for name, value in {"BATCH": 2, "LENGTH": 8, "WIDTH": 16, "TENSORS": 5}.items():
         monkeypatch.setattr(blocks, name, value)
+    for name, work in attention.WORKS.items():
+        monkeypatch.setitem(attention.WORKS, name, work._replace(batch=2, length=9, width=8))
     monkeypatch.setitem(products.WORKS, "gelu_grads_large", (4, 3, 5))
 
 
@@ -76,6 +89,7 @@ def test_systems_without_a_work_are_left_out_of_it():
     assert systems.does("numba", "equation_of_state")
     assert not systems.does("onnxruntime", "equation_of_state")
     assert systems.does("plait_compiled", "softmax")
+    assert not systems.does("jax", "attention_512")
 
 
 def test_median_is_positive_and_about_right():
