@@ -24,7 +24,16 @@ if __package__ in (None, ""):
 
 from benchmarks.report import SCALE, Record, machine, markdown, table
 from benchmarks.systems import SYSTEMS, does, environment, missing_package
-from benchmarks.workloads import attention, blocks, calls, kernels, products, science, starts, training
+from benchmarks.workloads import (
+    attention,
+    blocks,
+    calls,
+    kernels,
+    products,
+    science,
+    starts,
+    training,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {
