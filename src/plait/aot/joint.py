@@ -37,7 +37,7 @@ from plait.ir.graph import Graph, IntType, Node, Value
 from plait.ir.interpret import run
 from plait.ir.passes.dce import eliminate_dead_code
 from plait.symbolic.expr import Expr
-from plait.tensor.layout import TensorMeta
+from plait.tensor.layout import TensorMeta, is_dense
 from plait.tensor.tensor import Tensor, make_fake
 
 __all__ = ["InputSpec", "JointGraph", "trace_joint"]
@@ -267,9 +267,14 @@ def _takes_tangent(tensor: Tensor, number: int, meta: ViewAndMutationMeta) -> bo
 
 
 def _tangent(recorder: Recorder, output: Tensor, desc: Any, env: ShapeEnv) -> Tensor:
-    """The graph input for the cotangent of ``output``, laid out as the output is."""
-    inner = functionalize.current(output)
-    fake = make_fake(inner.meta, cls=FakeTensor)
+    """The graph input for the cotangent of ``output``, laid out as the output is.
+
+    Contiguous where the output has gaps or repeats, which no cotangent must have.
+    """
+    inner: TensorMeta = functionalize.current(output).meta
+    if not is_dense(inner.shape, inner.strides):
+        inner = TensorMeta(inner.shape, inner.dtype, inner.device)
+    fake = make_fake(inner, cls=FakeTensor)
     recorder.bind(fake, recorder.builder.input(graph_meta(fake), TangentAOTInput(desc)))
     return fake
 

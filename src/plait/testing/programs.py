@@ -188,6 +188,16 @@ def lone_view_of_intermediate(x: Any) -> Any:
 
 
 @program(("n", 4))
+def output_repeats_elements(x: Any) -> Any:
+    return (x * 2.0)[1:2].expand(3, 4)
+
+
+@program(("n", 8))
+def output_has_gaps(x: Any) -> Any:
+    return x.sin()[1:, ::2].t()
+
+
+@program(("n", 4))
 def two_views_of_one_intermediate(x: Any) -> Any:
     y = x * 2.0
     return y.view(-1), y.t()
