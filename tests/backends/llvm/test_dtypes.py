@@ -121,3 +121,25 @@ def test_a_draw_is_rounded_before_it_is_compared(dtype):
     wanted = mask()
     plait.manual_seed(3)
     assert plait.compile(mask)().tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("dtype", [plait.bfloat16, plait.float16])
+@pytest.mark.parametrize("op", [aten.index_add.default, aten.scatter_add.default])
+def test_halves_that_meet_in_one_place_are_added_in_float32(op, dtype):
+    """One at a time they would stop at 256, or 2048."""
+    base, ones = plait.full((3,), 2, dtype=dtype), plait.ones(4094, dtype=dtype)
+    places = plait.zeros(4094, dtype=plait.int64)
+    call = plait.compile(lambda base, ones: op(base, 0, places, ones))
+    assert call(base, ones).tolist() == op(base, 0, places, ones).tolist() == [4096, 2, 2]
+
+
+@pytest.mark.parametrize("dtype", [plait.bfloat16, plait.float16])
+def test_gradients_of_a_row_read_many_times_are_added_in_float32(dtype):
+    table, rows = (
+        plait.ones((4, 2), dtype=dtype).requires_grad_(),
+        plait.zeros(4096, dtype=plait.int64),
+    )
+    for call in (aten.embedding.default, plait.compile(lambda t, r: aten.embedding.default(t, r))):
+        out = call(table, rows)
+        (found,) = plait.autograd.grad([out], [table], [plait.ones(out.shape, dtype=dtype)])
+        assert found.tolist() == [[4096, 4096], [0, 0], [0, 0], [0, 0]]

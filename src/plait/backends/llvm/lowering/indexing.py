@@ -14,6 +14,7 @@ from plait.backends.llvm.loop.terms import Term
 from plait.backends.llvm.lowering.context import (
     Context,
     Unsupported,
+    compute_dtype,
     lowers,
     scalar_term,
 )
@@ -103,24 +104,31 @@ def scattered(
     reads: Stage,
     kind: Literal["put", "add"] = "add",
 ) -> Stage:
-    """`base` with the elements of `source` added (or put) at their places, in order."""
-    stage = Stage("assemble", cx.name(), cx.op, cx.shape(), cx.dtype(), strides=cx.strides())
+    """`base` with the elements of `source` added (or put) at their places, in order.
+
+    In the type of `source`: halves are added in f32, and rounded when all are.
+    """
+    is_wide = source.dtype != cx.dtype()
+    name = cx.name("sums") if is_wide else cx.name()
+    stage = Stage("assemble", name, cx.op, cx.shape(), source.dtype, strides=cx.strides())
     start = Piece(copied(cx, "start", base, stage.dtype), lambda read, i: i)
     stage.pieces = (start, Piece(source, place, kind, (reads,)))
     stage.inputs = (start.source, source, reads)
-    return stage
+    return cx.pointwise(lambda total: total, [stage], source.dtype, cost=0) if is_wide else stage
 
 
 @lowers("aten::scatter_add")
 def scatter_add_rule(cx: Context, x: Stage, dim: Any, indices: Stage, source: Stage) -> Stage:
     """x[.., index, ..] += source, for every element of `indices`."""
-    if not x.shape or x.dtype == "i1":
-        raise Unsupported("scatter_add of a 0-d or bool tensor")
+    if not x.shape:
+        raise Unsupported("scatter_add of a 0-d tensor")
     d = wrap(dim, len(x.shape))
     look = looker(cx, indices, x.shape[d], lambda i: i)
+    wide = compute_dtype(x.dtype)
     values = map_stage(
-        cx.name("values"), cx.op, indices.shape, x.dtype, [source], lambda read, i: read(source, i)
-    )
+        cx.name("values"), cx.op, indices.shape, wide, [source],
+        lambda read, i: cast(read(source, i), wide),
+    )  # fmt: skip
     return scattered(cx, x, values, lambda read, i: put(i, d, look(read, i)), indices)
 
 
@@ -156,17 +164,19 @@ def index_add_rule(
     cx: Context, x: Stage, dim: Any, indices: Stage, source: Stage, alpha: Any = 1
 ) -> Stage:
     """Slices of `source` added to x at computed positions of one dimension."""
-    if not x.shape or x.dtype == "i1":
-        raise Unsupported("index_add of a 0-d or bool tensor")
+    if not x.shape:
+        raise Unsupported("index_add of a 0-d tensor")
     d = wrap(dim, len(x.shape))
     look = looker(cx, indices, x.shape[d], lambda i: (i[d],) if indices.shape else ())
 
     def body(read: Reader, i: Index) -> Term:
-        value = read(source, i if source.shape else ())
-        return value if alpha == 1 else binary("mul", value, scalar_term(alpha, x.dtype))
+        value = cast(read(source, i if source.shape else ()), wide)
+        times = "and" if wide == "i1" else "mul"
+        return value if alpha == 1 else binary(times, value, scalar_term(alpha, wide))
 
+    wide = compute_dtype(x.dtype)
     shape = source.shape or (x.shape[d] - x.shape[d] + 1,)
-    values = map_stage(cx.name("values"), cx.op, shape, x.dtype, [source], body)
+    values = map_stage(cx.name("values"), cx.op, shape, wide, [source], body)
     return scattered(cx, x, values, lambda read, i: put(i, d, look(read, i)), indices)
 
 
@@ -178,18 +188,18 @@ def embedding_backward_rule(
     if scale:
         raise Unsupported("scale_grad_by_freq")
     look = looker(cx, indices, cx.shape()[0], lambda i: i[:-1])
-    dtype = cx.dtype()
+    dtype = compute_dtype(cx.dtype())
     zeros = map_stage(
         cx.name("zeros"), cx.op, cx.shape(), dtype, [], lambda read, i: literal(0, dtype), cost=0
     )
 
     def body(read: Reader, i: Index) -> Term:
         skipped = binary("eq", cast(read(indices, i[:-1]), "i64"), scalar_term(padding_idx, "i64"))
-        return select(skipped, literal(0, dtype), read(g, i))
+        return select(skipped, literal(0, dtype), cast(read(g, i), dtype))
 
     keeps = padding_idx is None or padding_idx == -1
     values = map_stage(
         cx.name("values"), cx.op, g.shape, dtype, [g] if keeps else [g, indices],
-        (lambda read, i: read(g, i)) if keeps else body,
+        (lambda read, i: cast(read(g, i), dtype)) if keeps else body,
     )  # fmt: skip
     return scattered(cx, zeros, values, lambda read, i: (look(read, i), i[-1]), indices)
