@@ -23,9 +23,7 @@ OPERATORS = [q for q in sampled() if not lookup(q).is_composite and not q.endswi
 
 # What may run eagerly inside a compiled graph: operator -> how the recorded reason begins.
 NOT_NATIVE = {
-    "aten::as_strided_scatter": "as_strided_scatter into a view",  # parts of a complex input
-    "aten::index_add": "index_add of a 0-d or bool tensor",
-    "aten::scatter_add": "scatter_add of a 0-d or bool tensor",
+    "aten::as_strided_scatter": "as_strided_scatter into a view that may begin elsewhere",
 }
 
 
@@ -98,9 +96,8 @@ def _gradients(qualname: str, sample: SampleInput, *, compiled: bool) -> list[An
     return list(grad(outs, inputs, [compare._cotangent(o) for o in outs], allow_unused=True))
 
 
-@pytest.mark.sweep
-@pytest.mark.parametrize(("qualname", "kind", "count"), _cases([dt.complex64, dt.complex128], 1))
-def test_native_gradients_of_complex_numbers(qualname: str, kind: DType, count: int) -> None:
+@pytest.mark.parametrize(("qualname", "kind", "count"), _cases([dt.complex64], 1))
+def test_native_gradients_in_other_types(qualname: str, kind: DType, count: int) -> None:
     for sample in retyped(qualname, kind)[:count]:
         if _eager(qualname, sample) is None:
             continue

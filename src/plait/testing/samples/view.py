@@ -219,6 +219,8 @@ def _as_strided_scatters() -> Iterator[SampleInput]:
     for name, y in layouts((3, 4)):
         if name != "expanded":
             yield SampleInput(y, make(2, 2, seed=1), (2, 2), (2, 1), name=name)
+    later = make(4, 4)[1:]
+    yield SampleInput(later, make(2, 2, seed=1), (2, 2), (4, 1), 5, name="begins later")
 
 
 # ---------------------------------------------------------------- joining

@@ -407,8 +407,11 @@ def as_strided_scatter_rule(
         if count > 1 and step < reach:
             raise Unsupported("as_strided_scatter of strides that overlap")
         reach = max(reach, step * count)
-    if x.kind == "view":
+    is_part = _is_part_of_input(x)
+    if x.kind == "view" and not is_part:
         raise Unsupported("as_strided_scatter into a view")
+    if (x.kind == "input" or is_part) and storage_offset is not None:
+        raise Unsupported("as_strided_scatter into a view that may begin elsewhere")
 
     def inside(i: Index) -> tuple[Term, Index]:
         rest = dot(i, x.strides) - start
@@ -421,6 +424,12 @@ def as_strided_scatter_rule(
         return mask, tuple(place[d] for d in range(len(shape)))
 
     return replaced(cx, x, source, inside)
+
+
+def _is_part_of_input(x: Stage) -> bool:
+    """Whether these are the real or the imaginary parts of a complex input, in its layout."""
+    source = x.inputs[0] if x.kind == "view" else x
+    return source.kind == "input" and source.parts is not None and any(x is p for p in source.parts)
 
 
 @lowers("aten::constant_pad_nd")
