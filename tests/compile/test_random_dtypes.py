@@ -1,7 +1,7 @@
 """Random programs in half precision, complex numbers and small integers: native code is eager.
 
 Like `test_random_programs`, with reductions, products, conversions and choices too. Values stay
-below about 8, so that a difference in rounding stays a few units in the last place: eager code rounds
+below about 8, so that differences in rounding are a few units in the last place: eager code rounds
 halves after every operator, native code where it stores. Integers wrap, and agree exactly.
 """
 
