@@ -212,10 +212,12 @@ def _add_program(found: EntryExplanation, compiled: AOTProgram) -> None:
     found.partition = compiled.partition
     found.donations = compiled.donations()
     found.random_calls = meta.num_random_calls
+    reused = getattr(compiled.forward_compiled, "reused", {})
     for i in meta.mutated_inputs:
         is_quiet = compiled.joint.is_training and meta.input_info[i].mutations_under_no_grad
         quiet = ", unseen by autograd" if is_quiet else ""
-        found.mutated.append(f"{inputs[i]}: its new value is copied into it after the call{quiet}")
+        place = "put into it at once" if i in reused else "copied into it after the call"
+        found.mutated.append(f"{inputs[i]}: its new value is {place}{quiet}")
     labels = [d.expr() for d in compiled.captured.output_descs]
     for label, info in zip(labels, meta.output_info, strict=True):
         text = _alias_text(info, inputs, labels)
@@ -307,4 +309,8 @@ def _kernel_text(kernel: Any) -> str:
     if stored:
         lines.append(f"    in memory: {stored}")
     lines += [f"    {reason}" for reason in getattr(kernel, "not_fused", ())]
+    if getattr(kernel, "segments", 1) > 1:
+        lines.append(f"    {kernel.segments} independent kernels as one step")
+    if getattr(kernel, "not_batched", ""):
+        lines.append(f"    a step of its own: {kernel.not_batched}")
     return "\n".join(lines)

@@ -91,7 +91,8 @@ def test_nothing_is_run_and_nothing_is_drawn() -> None:
     assert plait.get_rng_state() == state and x.tolist() == [1.0, 1.0, 1.0]
     assert ran == ["TracedTensor"]
     assert entry.random_calls == 1
-    assert entry.mutated == ["x: its new value is copied into it after the call"]
+    assert entry.mutated == ["x: its new value is put into it at once"]
+    assert entry.donations == {"x": "holds mutated(x)"}
     assert entry.aliased == ["output is the input x itself"]
     assert "random draws: 1" in str(entry)
 

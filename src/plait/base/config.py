@@ -141,6 +141,12 @@ class Config:
         lambda: frozenset[str](),
         "event kinds to print, comma-separated, or 'all'",
     )
+    fusion_off = Setting(
+        "PLAIT_FUSION_OFF",
+        _kinds,
+        lambda: frozenset[str](),
+        "kinds of fusion to leave out, comma-separated, or 'all'",
+    )
     opt_level = Setting(
         "PLAIT_OPT_LEVEL", _integer(0, 3), lambda: 3, "LLVM optimisation level of kernels"
     )

@@ -20,7 +20,9 @@ def test_a_product_parts_what_it_reads_and_what_reads_it(maker, rng):
     first, product, last = compiled.kernels
     assert first.not_fused == ()
     assert [n.reason for n in product.not_fused] == ["a matrix product reads exp"]
-    assert [n.reason for n in last.not_fused] == ["mm is made by a matrix product"]
+    assert [n.reason for n in last.not_fused] == [
+        "mm is made by a matrix product: with 4 rows it is not cut into blocks of rows"
+    ]
     assert str(product.not_fused[0]) == ("not fused with exp (exp): a matrix product reads exp")
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from plait.backends.llvm.attention import Attended, attended, place_attention
-from plait.backends.llvm.batching import runs
+from plait.backends.llvm.batching import LEAST, runs
 from plait.backends.llvm.build import BuiltKernel, build_kernel
 from plait.backends.llvm.groups import Group
 from plait.backends.llvm.layouts import Layout, blas_strides, product_layout
@@ -37,6 +38,7 @@ from plait.backends.llvm.plan import (
     place_temporaries,
 )
 from plait.backends.llvm.schedule import Schedule
+from plait.backends.llvm.switches import is_off, off_reason
 from plait.backends.llvm.tiling import is_worth_blocks, takes_rows
 from plait.symbolic.expr import Expr, as_int
 
@@ -61,13 +63,17 @@ class Assembled:
 
     plan: Plan
     built: tuple[BuiltKernel | Gemm | Attention, ...]
+    no_epilogue: dict[int, str]
+    """Why a kernel that follows a product does not run on blocks of it, by its number."""
+    no_batch: dict[int, str]
+    """Why a kernel is no part of a batch, where a batch could be."""
 
 
 def assemble(schedule: Schedule, interface: Interface) -> Assembled:
     """Build every group and bind buffers."""
     parts = _lengthless([_build(group, schedule) for group in schedule.groups])
-    batches = runs(schedule.groups, [_can_join(part) for part in parts])
-    tiles = _tiles(parts, batches, schedule.reuse.taken)
+    batches, no_batch = _batches(parts, schedule)
+    tiles, no_epilogue = _tiles(parts, batches, schedule.reuse.taken)
     bindings = _Bindings(interface, parts, (*batches, *tiles), schedule.reuse.taken)
     steps: list[Step] = []
     built: list[BuiltKernel | Gemm | Attention] = []
@@ -89,7 +95,7 @@ def assemble(schedule: Schedule, interface: Interface) -> Assembled:
         batches=batches,
         tiles=tiles,
     )
-    return Assembled(plan, tuple(built))
+    return Assembled(plan, tuple(built), no_epilogue, no_batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,36 +141,73 @@ def _lengthless(parts: list[_Part]) -> list[_Part]:
     return result
 
 
-def _can_join(part: _Part) -> bool:
-    """Whether a step may be part of a batch."""
-    return (
-        isinstance(part, BuiltKernel)
-        and not part.kernel.is_serial
-        and not part.checks
-        and all(as_int(size) is not None for size in part.sizes)
-    )
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+
+
+def _batches(parts: Sequence[_Part], schedule: Schedule) -> tuple[Ranges, dict[int, str]]:
+    """Ranges of steps that are one batch, and why other kernels are in none."""
+    why = {k: _no_batch(part) for k, part in enumerate(parts) if isinstance(part, BuiltKernel)}
+    if len(why) < LEAST:
+        return (), {}
+    batches = runs(schedule.groups, [why.get(k) == "" for k in range(len(parts))])
+    joined = {number for start, stop in batches for number in range(start, stop)}
+    few = f"fewer than {LEAST} kernels that do not need each other follow one another"
+    return batches, {k: reason or few for k, reason in why.items() if k not in joined}
+
+
+def _no_batch(part: BuiltKernel) -> str:
+    """Why a kernel may not be part of a batch; empty if it may."""
+    if is_off("horizontal"):
+        return off_reason("horizontal")
+    if part.kernel.is_serial:
+        return "it writes to computed places, in order"
+    if part.checks:
+        return "it checks indices"
+    if any(as_int(size) is None for size in part.sizes):
+        return "its sizes are known only when it runs"
+    return ""
 
 
 def _tiles(
-    parts: Sequence[_Part], batches: Sequence[tuple[int, int]], reused: Mapping[Stage, Stage]
-) -> tuple[tuple[int, int], ...]:
-    """Ranges of steps: a product, and the kernel that runs on each block of its rows."""
+    parts: Sequence[_Part], batches: Ranges, reused: Mapping[Stage, Stage]
+) -> tuple[Ranges, dict[int, str]]:
+    """Ranges of steps: a product, and the kernel that runs on each block of its rows; and why
+    other kernels that follow a product do not.
+    """
     joined = {number for start, stop in batches for number in range(start, stop)}
     found: list[tuple[int, int]] = []
+    why: dict[int, str] = {}
     for number, (part, after) in enumerate(itertools.pairwise(parts)):
         if not isinstance(part, _Product) or not isinstance(after, BuiltKernel):
             continue
-        stage, roots = part.stage, [root for root, _, _ in part.operands]
-        m, k = part.stage.inputs[0].shape[-2:]
-        is_plain = not part.batch and part.result == (stage.shape[-1], ONE)
-        if not is_plain or number + 1 in joined or not is_worth_blocks(m, stage.shape[-1], k):
-            continue
-        # A block's kernel writes before the next block's product reads.
-        if any(reused.get(written) in roots for written in after.buffers):
-            continue
-        if takes_rows(after, stage):
+        reason = _no_epilogue(part, after, reused)
+        if number + 1 in joined:
+            reason = "it runs in a batch of independent kernels"
+        if reason:
+            why[number + 1] = reason
+        else:
             found.append((number, number + 2))
-    return tuple(found)
+    return tuple(found), why
+
+
+def _no_epilogue(part: _Product, after: BuiltKernel, reused: Mapping[Stage, Stage]) -> str:
+    """Why a kernel does not run on each block of a product's rows; empty if it does."""
+    stage, roots = part.stage, [root for root, _, _ in part.operands]
+    m, k = part.stage.inputs[0].shape[-2:]
+    if is_off("epilogues"):
+        return off_reason("epilogues")
+    if part.batch:
+        return "it is a batch of products"
+    if part.result != (stage.shape[-1], ONE):
+        return "its rows do not lie one after another in memory"
+    if not is_worth_blocks(m, stage.shape[-1], k):
+        return f"with {m} rows it is not cut into blocks of rows"
+    # A block's kernel writes before the next block's product reads.
+    if any(reused.get(written) in roots for written in after.buffers):
+        return "the result is written into memory that the product reads"
+    if not takes_rows(after, stage):
+        return "the kernel does not walk its rows one by one, reading each where it stands"
+    return ""
 
 
 def _touched(part: _Part) -> list[Stage]:

@@ -71,6 +71,8 @@ class KernelInfo:
     """Earlier kernels that share values with this one, and why they are not one kernel."""
     segments: int = 1
     """Independent kernels that run as this one step, over a table of them."""
+    not_batched: str = ""
+    """Why it is not such a step together with other kernels, where there are some."""
 
     def __str__(self) -> str:
         return f"{self.name}: {', '.join(self.ops)} -> {', '.join(self.values)}"
@@ -177,8 +179,15 @@ class Program:
         batch_of = {at: start for start, stop in together for at in range(start, stop)}
         for early, late, reason in boundaries(groups):
             if batch_of.get(early, early) != batch_of.get(late, late):
+                apart_because = self.assembled.no_epilogue.get(late)
+                if apart_because and late == early + 1:
+                    reason = f"{reason}: {apart_because}"
                 apart[late].append(NotFused(infos[early].name, infos[early].values, reason))
-        whole = [replace(info, not_fused=tuple(own)) for info, own in zip(infos, apart)]
+        alone = self.assembled.no_batch
+        whole = [
+            replace(info, not_fused=tuple(own), not_batched=alone.get(number, ""))
+            for number, (info, own) in enumerate(zip(infos, apart))
+        ]
         for start, stop in reversed(together):
             join = joined if (start, stop) in self.plan.batches else with_epilogue
             whole[start:stop] = [join(whole[start:stop])]

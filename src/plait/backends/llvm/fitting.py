@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from plait.backends.llvm.groups import Group, Unit
 from plait.backends.llvm.loop.indexing import ONE, ZERO, refine
+from plait.backends.llvm.switches import is_off, off_reason
 from plait.symbolic.expr import Expr, as_int, product
 
 __all__ = ["common_dims", "why_apart"]
@@ -22,7 +23,7 @@ LARGE_MAP = 4096  # elements of a map that one thread may walk besides a reducti
 def why_apart(a: Group, b: Group) -> str | None:
     """Why the groups cannot be one kernel, or None: the units of both fit together."""
     units = [*a.units, *b.units]
-    reason = _special(units)
+    reason = _special(units) or _switched_off(a, b)
     if reason is not None:
         return reason
     rows = [u for u in units if u.kind == "row"]
@@ -59,6 +60,28 @@ def _special(units: list[Unit]) -> str | None:
         if unit.kind == "scatter":
             return f"{unit.target.name} is written at computed places, which may meet"
     return None
+
+
+def _switched_off(a: Group, b: Group) -> str | None:
+    """What `PLAIT_FUSION_OFF` keeps apart."""
+    if is_off("views") and any(u.stage.kind == "view" for u in (*a.units, *b.units)):
+        return off_reason("views")
+    reducing = bool(a.reductions), bool(b.reductions)
+    if any(reducing) and not all(reducing) and is_off("reductions"):
+        return off_reason("reductions")
+    if all(reducing):
+        kind = "reductions" if _needs(a, b) or _needs(b, a) else "siblings"
+        if is_off(kind):
+            return off_reason(kind)
+    if not any(reducing) and is_off("outputs"):
+        return off_reason("outputs")
+    return None
+
+
+def _needs(a: Group, b: Group) -> bool:
+    """Whether `a` reads what `b` makes."""
+    made = {unit.target for unit in b.units}
+    return any(read in made for unit in a.units for read in unit.reads)
 
 
 def _names(units: list[Unit]) -> str:

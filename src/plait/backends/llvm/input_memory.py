@@ -21,6 +21,7 @@ from plait.backends.llvm.results import (
     ViewResult,
 )
 from plait.backends.llvm.reuse import Reuse, Wish
+from plait.backends.llvm.switches import is_off, off_reason
 
 __all__ = ["InputMemory"]
 
@@ -66,7 +67,9 @@ class InputMemory:
 
     def _is_free(self, i: int, stage: Stage, shown: set[int]) -> bool:
         """Whether no output shows input `i`, and it is dense."""
-        if i in shown:
+        if is_off("in_place"):
+            self.kept[i] = off_reason("in_place")
+        elif i in shown:
             self.kept[i] = "an output is this input, or a view of it"
         elif dense_or_contiguous(stage.shape, stage.strides) != stage.strides:
             self.kept[i] = "its elements do not lie densely in memory"

@@ -17,9 +17,20 @@ from plait.backends.llvm.column_sums import SIBLINGS, chunk_columns, columns_bes
 from plait.backends.llvm.evaluate import Evaluator
 from plait.backends.llvm.fitting import why_apart
 from plait.backends.llvm.groups import Group, Unit, UnitKind
-from plait.backends.llvm.layouts import attention_layouts, position_in_root, product_layout
+from plait.backends.llvm.layouts import (
+    attention_layouts,
+    linear_layout,
+    position_in_root,
+    product_layout,
+)
 from plait.backends.llvm.loop.builder import DynamicIndex
-from plait.backends.llvm.loop.indexing import ONE, ZERO, dense_or_contiguous, flatten
+from plait.backends.llvm.loop.indexing import (
+    ONE,
+    ZERO,
+    contiguous,
+    dense_or_contiguous,
+    flatten,
+)
 from plait.backends.llvm.loop.terms import Axis
 from plait.backends.llvm.lowering.stage import (
     Index,
@@ -30,6 +41,7 @@ from plait.backends.llvm.lowering.stage import (
     root_of,
 )
 from plait.backends.llvm.reuse import Reuse, Wish, reuse_inputs
+from plait.backends.llvm.switches import is_off, off_reason
 from plait.symbolic.expr import Expr, as_int, product
 
 __all__ = ["Schedule", "schedule"]
@@ -93,6 +105,7 @@ class _Storage:
             self.realise(stage, "an output")
         for stage in stages:
             self._mandatory(stage)
+            self._switched_off(stage)
         self.stages = topological(stages)  # now with copies
         self.users = self._users()
         for stage in self.stages:
@@ -131,6 +144,15 @@ class _Storage:
                 self._copied(operand) if found is None else self._in_place(operand, found[0])
                 for operand, found in zip(stage.inputs, layout.operands)
             )
+
+    def _switched_off(self, stage: Stage) -> None:
+        """Store what `PLAIT_FUSION_OFF` keeps from being computed where it is read."""
+        if stage.kind in ("map", "reduce") and is_off("views"):
+            for source in stage.inputs:
+                if source.kind == "view" and not _is_reshaped(source):
+                    self.realise(source, off_reason("views"))
+        if stage.kind == "reduce" and stage.inputs[0].kind == "map" and is_off("reductions"):
+            self.realise(stage.inputs[0], off_reason("reductions"))
 
     def _in_place(self, operand: Stage, root: Stage, reader: str = "a matrix product") -> Stage:
         self.realise(root, f"read by {reader}")
@@ -187,6 +209,14 @@ class _Storage:
             elif source.numel is stage.numel:
                 found.add(source)
         return len(found)
+
+
+def _is_reshaped(view: Stage) -> bool:
+    """Whether a view shows all elements in the order in which they lie in memory."""
+    found = linear_layout(view, ())
+    if found is None or found[0].numel is not view.numel:
+        return False
+    return dense_or_contiguous(view.shape, found[1]) == found[1] == contiguous(view.shape)
 
 
 def _repeats(stage: Stage, user: Stage) -> bool:
@@ -296,7 +326,7 @@ class _Scheduler:
             found.update(dict.fromkeys(self.group_of[other] for other in others))
         for read in unit.reads:
             size = read.numel if read.parts is None else read.numel // 2
-            if size is unit.space and as_int(size) != 1:
+            if size is unit.space:
                 found.update(dict.fromkeys(reversed(self.readers.get(read, ())[-16:])))
         if unit.stage in self.chunked:
             alike = [self.group_of[u] for u in self.group_of if u.stage in self.chunked]
@@ -378,7 +408,7 @@ def schedule(outputs: list[Stage], wishes: Sequence[Wish] = ()) -> Schedule:
                 raise
             wanted.append(error.stage)
             continue
-        columns = columns_beside_rows(scheduler.groups)
+        columns = [] if is_off("siblings") else columns_beside_rows(scheduler.groups)
         if not columns:
             break
         chunk_columns(columns)
