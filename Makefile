@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
 
-.PHONY: demo demo-text test smoke sweep check bench docs spec format clean help
+.PHONY: demo demo-text test smoke sweep check bench fusion docs spec format clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test    the whole test suite (PyTorch, if it can be installed, is the oracle)"
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   speed, each system in its own process (JSON=PATH writes the figures too)"
+	@echo "make fusion  what each kind of fusion is worth: kernels and times without it and with it"
 	@echo "make docs    regenerate docs/errors and docs/operators.md"
 	@echo "make spec    rows of the behaviour specs, the tests that show them (JSON=PATH writes it too)"
 
@@ -77,6 +78,9 @@ format: $(STAMPS)/dev
 
 bench: $(STAMPS)/dev $(STAMPS)/bench
 	$(BIN)/python benchmarks/run.py $(if $(JSON),--json $(JSON)) $(ARGS)
+
+fusion: $(STAMPS)/dev
+	$(BIN)/python -m benchmarks.fusion_kinds $(if $(JSON),--json $(JSON)) $(ARGS)
 
 docs: $(STAMPS)/dev
 	$(BIN)/python -m tools.docs

@@ -249,6 +249,20 @@ def test_adamw_with_donated_state_allocates_nothing_large(rng, options):
     assert len(kept) <= 3  # of the empty tensor
 
 
+def test_tensors_of_one_shape_stay_one_batch_when_donated(rng, options):
+    """A result takes the memory of an input that its own kernel reads, so nobody waits."""
+    opt = AdamW(lr=1e-2)
+    params, grads = [f(rng, 8, 3) for _ in range(6)], [f(rng, 8, 3) for _ in range(6)]
+    state = opt.init(params)
+    want = opt.update(params, grads, state)
+    update = plait.compile(opt.update, options=options, donate=("params", "state"))
+    before = [p.data_ptr() for p in params]
+    got = update(params, grads, state)
+    check_equal(got, want)
+    assert [kernel.segments for kernel in update.kernels()] == [1, 6]
+    assert [p.data_ptr() for p in got[0]] == before
+
+
 def test_donated_tensors_refuse_every_use(rng, options):
     fn = plait.compile(lambda x: x * 2, donate="x", options=options)
     x = f(rng, 3)

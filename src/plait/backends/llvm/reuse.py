@@ -52,7 +52,7 @@ class _Decision:
         used: set[Stage] = set()
         for wish in wishes:
             reason = "no input of its type and layout is left"
-            for place in wish.inputs:
+            for place in self._own_first(wish):
                 if place in used:
                     continue
                 found = self._why_not(wish.result, place)
@@ -64,6 +64,14 @@ class _Decision:
             else:
                 reuse.refused[wish.result] = reason
         return reuse
+
+    def _own_first(self, wish: Wish) -> list[Stage]:
+        """The inputs of a wish, those first that the kernel of the result reads anyway: others
+        would make it wait for their readers.
+        """
+        maker = self.makers.get(wish.result)
+        reads = maker[1].reads if maker is not None else {}
+        return sorted(wish.inputs, key=lambda place: place not in reads)
 
     def _why_not(self, result: Stage, place: Stage) -> str | None:
         """Why `result` cannot be written over `place`; None: it can, and the order is now kept."""
