@@ -87,7 +87,9 @@ def momentum(p: Any, g: Any, v: Any) -> None:
 
 def small_shapes() -> list[tuple[int, ...]]:
     """Parameters of a small model: matrices, biases and scales."""
-    return [((64 + k, 16 + k % 7), (64 + k,), (k + 1,), (3, 3, 4, 1 + k % 9))[k % 4] for k in range(200)]
+    return [
+        ((64 + k, 16 + k % 7), (64 + k,), (k + 1,), (3, 3, 4, 1 + k % 9))[k % 4] for k in range(200)
+    ]
 
 
 def adamw(params: Any, grads: Any, means: Any, squares: Any) -> Any:

@@ -122,7 +122,9 @@ def test_kernels_with_and_without(name, options):
     with config.override(fusion_off=frozenset({kind})):
         kernels = check(fn, make, options=options).kernels()
     assert len(kernels) == apart
-    told = [n.reason for k in kernels for n in k.not_fused] + [r for k in kernels for r in k.reasons]
+    told = [n.reason for k in kernels for n in k.not_fused] + [
+        r for k in kernels for r in k.reasons
+    ]
     assert f"fusion of kind '{kind}' is switched off (PLAIT_FUSION_OFF)" in told
 
 
@@ -246,6 +248,8 @@ def test_explain_shows_it_all():
 def test_unknown_kinds_are_refused():
     with (
         config.override(fusion_off=frozenset({"vertical"})),
-        pytest.raises(InvalidArgument, match=f"names vertical; expected some of {', '.join(FUSIONS)}"),
+        pytest.raises(
+            InvalidArgument, match=f"names vertical; expected some of {', '.join(FUSIONS)}"
+        ),
     ):
         plait.compile(turned)(*pair(4, 4))

@@ -42,7 +42,7 @@ from plait.backends.llvm.lowering.stage import (
 )
 from plait.backends.llvm.reuse import Reuse, Wish, reuse_inputs
 from plait.backends.llvm.switches import is_off, off_reason
-from plait.symbolic.expr import Expr, as_int, product
+from plait.symbolic.expr import Expr, product
 
 __all__ = ["Schedule", "schedule"]
 
