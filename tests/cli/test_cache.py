@@ -20,8 +20,8 @@ from plait.base.hashing import KeyBuilder
 from plait.cli import app
 
 
-def run(*arguments: str, code: int = 0) -> str:
-    shown = CliRunner().invoke(app, ["cache", *arguments], env={"COLUMNS": "160"})
+def run(*arguments: str, code: int = 0, columns: int = 160) -> str:
+    shown = CliRunner().invoke(app, ["cache", *arguments], env={"COLUMNS": str(columns)})
     if isinstance(shown.exception, InvalidArgument):
         raise shown.exception
     assert shown.exit_code == code, shown.output
@@ -78,6 +78,17 @@ def test_ls_shows_what_each_entry_is(filled):
     assert str(filled.root) in shown.replace("\n", "")
 
 
+def test_a_narrow_terminal_folds_names_and_cuts_nothing_off(folder):
+    label = "kernel " + "_".join(["native_layer_norm"] * 4)
+    cache = disk_cache()
+    assert cache.put(foreign_key(), label, b"code")
+    shown = run("ls", columns=60)
+    assert "…" not in shown and "problem" not in shown
+    assert all(len(row) <= 60 for row in shown.splitlines())
+    parts = [part for row in shown.splitlines() for part in row.split() if part in label]
+    assert "".join(parts).endswith(label.split()[1])
+
+
 def test_ls_says_when_the_cache_is_off(filled):
     with config.override(cache=False):
         assert "switched off: PLAIT_CACHE=0" in run("ls")
@@ -95,8 +106,8 @@ def test_ls_counts_uses_and_sorts_by_the_last_one(filled):
 
 def test_clear_takes_one_key_the_damaged_or_all(filled):
     count = len(entries())
-    assert "removed 1 entries" in run("clear", "--damaged")
-    assert "removed 1 entries" in run("clear", entry_name(foreign_key())[:12])
+    assert "removed 1 entry" in run("clear", "--damaged")
+    assert "removed 1 entry" in run("clear", entry_name(foreign_key())[:12])
     assert "kernel other" not in run("ls") and len(entries()) == count - 2
     run("clear")
     assert entries() == []
@@ -131,7 +142,7 @@ def test_explain_shows_another_level(filled):
 
 def test_explain_of_all_counts_entries_by_what_differs(filled):
     shown = run("explain")
-    assert "1 entries: cpu differs" in shown and "1 entries: cannot be read or trusted" in shown
+    assert "1 entry: cpu differs" in shown and "1 entry: cannot be read or trusted" in shown
     told = json.loads(run("explain", "--json"))
     assert told["here"]["vector_bits"] == str(objects.host().vector_bits)
     assert sum(told["entries"].values()) == len(entries())

@@ -12,8 +12,8 @@ from plait.base.config import config
 from plait.cli import app, doctor
 
 
-def run(*arguments: str):
-    return CliRunner().invoke(app, ["doctor", *arguments], env={"COLUMNS": "200"})
+def run(*arguments: str, columns: int = 200):
+    return CliRunner().invoke(app, ["doctor", *arguments], env={"COLUMNS": str(columns)})
 
 
 def findings(subject):
@@ -26,6 +26,12 @@ def test_a_healthy_machine():
     assert "everything that plait needs works" in shown.output
     for subject in ("processor", "LLVM", "BLAS", "threads", "cache", "numpy"):
         assert subject in shown.output
+
+
+def test_a_narrow_terminal_cuts_nothing_off(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "jax" else "1")
+    shown = run(columns=60).output
+    assert "…" not in shown and "pip install 'plait[bench]'" in shown
 
 
 def test_as_json():

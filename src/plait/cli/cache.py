@@ -39,19 +39,22 @@ def list_entries(as_json: JsonOption = False) -> None:
         return
     console = Console()
     numbers = (Column(n, justify="right") for n in ("size", "age", "last used", "uses"))
-    table = Table(Column("key", no_wrap=True), "what", *numbers, "problem", box=None)
+    table = Table(Column("key", no_wrap=True), Column("what", overflow="fold"), *numbers, box=None)
+    has_problems = any(entry.problem is not None for entry in found)
+    if has_problems:
+        table.add_column("problem", overflow="fold")
     now = time.time()
     for entry in found:
         ages = (_duration(now - entry.created), _duration(now - entry.used))
-        size, problem = file_size(entry.size), escape(entry.problem or "")
-        row = (entry.name[:SHORT_KEY], entry.label or "?", size, *ages, str(entry.uses), problem)
-        table.add_row(*row)
+        row = (entry.name[:SHORT_KEY], entry.label or "?", file_size(entry.size), *ages)
+        problem = [escape(entry.problem or "")] if has_problems else []
+        table.add_row(*row, str(entry.uses), *problem)
     if found:
         console.print(table)
     total = file_size(sum(entry.size for entry in found))
     state = "" if config.cache else " (switched off: PLAIT_CACHE=0)"
     limit = file_size(cache.limit)
-    console.print(f"{len(found)} entries, {total} of {limit} in {cache.root}{state}", style="dim")
+    console.print(f"{_entries(len(found))}, {total} of {limit} in {cache.root}{state}", style="dim")
 
 
 @app.command()
@@ -63,7 +66,7 @@ def clear(
     cache = _cache()
     chosen = lambda e: e.name.startswith(key) and (e.problem is not None or not damaged)
     count = cache.clear(chosen if key or damaged else None)
-    Console().print(f"removed {count} entries from {cache.root}")
+    Console().print(f"removed {_entries(count)} from {cache.root}")
 
 
 @app.command()
@@ -126,7 +129,7 @@ def _explain_all(entries: list[Entry], here: dict[str, str], as_json: bool) -> N
         table.add_row(name, escape(_shorten(text)))
     console.print(table)
     for verdict, count in verdicts.most_common():
-        console.print(f"{count} entries: {verdict}")
+        console.print(f"{_entries(count)}: {verdict}")
 
 
 def _verdict(entry: Entry, here: dict[str, str]) -> str:
@@ -191,6 +194,10 @@ def file_size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GB"
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 import plait
 from plait.base import log
@@ -74,11 +74,13 @@ def examine() -> list[Finding]:
 def show(findings: list[Finding], console: Console) -> None:
     """Print the findings, and a line that sums them up."""
     colours = {"ok": "green", "note": "yellow", "missing": "dim", "broken": "bold red"}
-    table = Table("", "", "", "", box=None, show_header=False)
+    table = Table(Column(no_wrap=True), "", Column(overflow="fold"), box=None, show_header=False)
     for finding in findings:
         style = colours[finding.status]
-        texts = (escape(finding.text), escape(finding.advice))
-        table.add_row(finding.subject, f"[{style}]{finding.status}[/]", *texts)
+        text = escape(finding.text)
+        if finding.advice:
+            text += f"\n[italic]{escape(finding.advice)}[/]"
+        table.add_row(finding.subject, f"[{style}]{finding.status}[/]", text)
     console.print(table)
     broken = [finding.subject for finding in findings if finding.status == "broken"]
     console.print(
@@ -104,7 +106,9 @@ def _processor() -> Iterator[Finding]:
 
     here = host()
     version = ".".join(map(str, here.llvm_version))
-    yield Finding("processor", "ok", f"{here.cpu} ({here.triple}), vectors of {here.vector_bits}")
+    yield Finding(
+        "processor", "ok", f"{here.cpu} ({here.triple}), vectors of {here.vector_bits} bits"
+    )
     yield Finding("LLVM", "ok", version)
 
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
+import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -153,6 +156,65 @@ def test_a_full_disk_costs_nothing_but_time(tmp_path):
     failed = [r for r in report["reasons"] if r.startswith("write failed: File too large")]
     assert len(failed) == report["compiled"] > 3
     assert not files(tmp_path / "cache")
+
+
+KILLED = """
+import os, signal
+from plait.base import diskcache
+diskcache.os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_killed_while_it_writes_leaves_nothing_that_is_read(tmp_path):
+    folder = tmp_path / "cache"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED + PROGRAM],
+        env={**os.environ, "PLAIT_CACHE_DIR": str(folder)},
+        capture_output=True,
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = files(folder)
+    assert left.name.startswith("tmp-") and left.stat().st_size > 100
+    assert everything_missed(start(folder))
+    assert start(folder)["compiled"] == 0
+
+
+NOT_ROOT = """
+import json, os, sys
+import numpy as np
+import plait
+from plait.base import log
+from plait.base.config import config
+
+with config.override(cache=False):  # load all that compiles while we may read it
+    plait.compile(lambda x, w: plait.relu(x @ w).sum(0) - 7.0)(plait.ones(3, 5), plait.ones(5, 6))
+from plait.backends.llvm.native.objects import generator_version
+generator_version()
+log.clear()
+if os.getuid() == 0:  # nothing is forbidden to root
+    os.setgid(65534)
+    os.setuid(65534)
+"""
+
+
+def test_a_folder_that_may_only_be_read_still_serves(first):
+    with tempfile.TemporaryDirectory() as above:
+        folder = os.path.join(above, "cache")
+        subprocess.run(["cp", "-a", str(first[0]), folder], check=True)
+        objects_folder = next(iter(pathlib.Path(folder).glob("objects-v*")))
+        if os.getuid() == 0:
+            os.chmod(above, 0o755)
+            for path in (folder, objects_folder, *objects_folder.iterdir()):
+                os.chown(path, 65534, 65534)
+        objects_folder.chmod(0o500)
+        report = start(folder, program=NOT_ROOT + PROGRAM)
+        assert report["compiled"] == 0 and set(report["reasons"]) == {"hit"}
+        other = NOT_ROOT + PROGRAM.replace("+ 1.0", "+ 1.0 * 1.5").replace(") + 1)", ") + 1.5)")
+        report = start(folder, program=other)
+        assert report["compiled"] > 0
+        assert any(r.startswith("write failed: Permission denied") for r in report["reasons"])
+        objects_folder.chmod(0o700)
 
 
 def test_two_processes_fill_one_folder_at_once(tmp_path):
