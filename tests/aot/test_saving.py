@@ -12,6 +12,7 @@ import pytest
 import plait
 from plait.aot.joint import JointGraph
 from plait.aot.metadata import InputAliasInfo, OutputAliasInfo, OutputType, ViewAndMutationMeta
+from plait.aot.mincut import INFINITE
 from plait.aot.partition import PartitionReport, default_partition
 from plait.aot.recompute import Level
 from plait.aot.saving import _Problem, min_cut_partition
@@ -29,6 +30,7 @@ from plait.testing.programs import PROGRAMS, Program, check_program
 
 F = plait.nn.functional
 _EFFECTFUL = frozenset({Tag.EFFECTFUL})
+NOISY = Overload(FunctionSchema.parse("test::noisy(Tensor x) -> Tensor"), _EFFECTFUL)
 
 
 def report_of(compiled: Any) -> PartitionReport:
@@ -253,10 +255,9 @@ def test_contradicting_marks_are_an_error_with_the_users_lines() -> None:
     builder = GraphBuilder("joint")
     x = builder.input(meta, PlainAOTInput(0, "x"), requires_grad=True)
     tangent = builder.input(meta, TangentAOTInput(PlainAOTOutput(0)))
-    noisy = Overload(FunctionSchema.parse("test::noisy(Tensor x) -> Tensor"), _EFFECTFUL)
     must = RecomputeTag(Recompute.MUST_RECOMPUTE, 1)
     lines = [(("model.py", number, "block"),) for number in (12, 13)]
-    made = builder.call(noisy, (x,), {}, [meta], tag=must, source=lines[0])
+    made = builder.call(NOISY, (x,), {}, [meta], tag=must, source=lines[0])
     sin = plait.ops.aten.sin.default
     out = builder.call(sin, (made.result,), {}, [meta], tag=must, source=lines[1])
     mul = plait.ops.aten.mul.Tensor
@@ -272,6 +273,24 @@ def test_contradicting_marks_are_an_error_with_the_users_lines() -> None:
         "  noisy = test::noisy at model.py:12: it has an effect, marked must_recompute",
         "  sin = aten::sin at model.py:13: marked must_recompute",
     ]
+
+
+def test_a_users_contradiction_is_told_by_the_path_with_their_lines() -> None:
+    @plait.library.custom_op("savingtest::shout", mutates_args=())
+    def shout(x: plait.Tensor) -> plait.Tensor:
+        return x.clone()
+
+    shout.register_fake(lambda x: plait.empty_like(x))
+    shout.register_autograd(lambda ctx, g: g)
+    shout.register_effect("ordered")
+    block = plait.checkpoint(lambda x: shout(x).sin().exp(), policy="must_recompute")
+    with pytest.raises(PartitionError) as caught:
+        plait.explain(lambda x: block(x).cos().sum())(plait.ones(4, requires_grad=True))
+    first, *path = str(caught.value).splitlines()
+    assert "Give one of these calls another policy" in first
+    assert [line.split()[0] for line in path] == ["shout", "sin", "exp"]
+    assert all(f"at {__file__}:" in line and "marked must_recompute" in line for line in path)
+    assert "it has an effect" in path[0]
 
 
 # --- choosing a partitioner -----------------------------------------------------------------------
@@ -328,12 +347,19 @@ def random_joint(seed: int) -> JointGraph:
         else:
             node = builder.infer(rng.choice([aten.sin, aten.neg, aten.exp]).default, x)
         values.append(node.result)
+    return as_joint(rng, builder, values)
+
+
+def as_joint(rng: random.Random, builder: GraphBuilder, values: list[Any]) -> JointGraph:
+    """The last value is returned; the backward reads some of the others, one as a whole."""
+    aten = plait.ops.aten
     last = values[-1]
     builder.output(last, PlainAOTOutput(0))
     tangent = builder.input(last.type, TangentAOTInput(PlainAOTOutput(0)))
     for v in values[1:]:
         if rng.random() < 0.5 and v.type.shape == last.type.shape:
-            grad = builder.infer(aten.mul.Tensor, tangent, v)
+            whole = v.type.shape == (16, 16) and rng.random() < 0.3
+            grad = builder.infer(aten.mm.default if whole else aten.mul.Tensor, tangent, v)
             builder.output(grad.result, GradAOTOutput(PlainAOTInput(0, "x")))
     builder.graph.inputs[0].requires_grad = True
     infos = [InputAliasInfo(is_leaf=True, requires_grad=True)]
@@ -341,11 +367,34 @@ def random_joint(seed: int) -> JointGraph:
     return JointGraph(builder.graph, ViewAndMutationMeta(infos, returns), [0])
 
 
-@pytest.mark.spec("C7")
-@pytest.mark.parametrize("level", list(Level), ids=lambda level: level.name.lower())
-@pytest.mark.parametrize("seed", range(40))
-def test_no_set_of_values_is_cheaper_to_save_than_the_cut(seed: int, level: Level) -> None:
-    problem = _Problem(random_joint(seed))
+def marked_joint(seed: int) -> JointGraph:
+    """Products, transpositions, norms of several results and pointwise calls, some marked."""
+    rng = random.Random(seed)
+    aten = plait.ops.aten
+    builder = GraphBuilder("joint")
+    values = [builder.input(TensorMeta((16, 16), plait.float32), PlainAOTInput(0, "x"))]
+    for _ in range(rng.randint(3, 7)):
+        x = rng.choice(values)
+        make = rng.randrange(5)
+        if make == 0:
+            node = builder.infer(aten.mm.default, x, rng.choice(values))
+        elif make == 1:
+            node = builder.infer(aten.t.default, x)
+        elif make == 2:
+            node = builder.infer(aten.native_layer_norm.default, x, (16,), None, None, 1e-5)
+        else:
+            node = builder.infer(rng.choice([aten.sin, aten.neg, aten.exp]).default, x)
+        mark = rng.choice([None, None, None, *Recompute])
+        node.tag = None if mark is None else RecomputeTag(mark, 1)
+        if rng.random() < 0.1:
+            made = builder.call(NOISY, (x,), {}, [x.type], tag=node.tag)
+            values.append(made.result)
+        values.append(node.results[0])
+    return as_joint(rng, builder, values)
+
+
+def cheapest(problem: _Problem, level: Level) -> float:
+    """What the best of all sets of values costs; infinite where there is none."""
     banned = problem.bans(level)
     wanted = [v for v in problem.read_in_backward if v not in problem.reached]
 
@@ -360,4 +409,54 @@ def test_no_set_of_values_is_cheaper_to_save_than_the_cut(seed: int, level: Leve
     subsets = itertools.chain.from_iterable(
         itertools.combinations(made, count) for count in range(len(made) + 1)
     )
-    assert cost(problem.cut(level)) == min(cost(set(kept)) for kept in subsets)
+    return min(cost(set(kept)) for kept in subsets)
+
+
+def cost_of(problem: _Problem, level: Level, kept: set[Any]) -> float:
+    wanted = [v for v in problem.read_in_backward if v not in problem.reached]
+    calls, read = problem._chain(wanted, kept)
+    assert not any(node in problem.bans(level) for node in calls)
+    saving = sum(problem.capacity(v) for v in read)
+    return saving + sum(problem.again(node, level) for node in calls)
+
+
+@pytest.mark.spec("C7")
+@pytest.mark.parametrize("level", list(Level), ids=lambda level: level.name.lower())
+@pytest.mark.parametrize("seed", range(40))
+def test_no_set_of_values_is_cheaper_to_save_than_the_cut(seed: int, level: Level) -> None:
+    problem = _Problem(random_joint(seed))
+    assert cost_of(problem, level, problem.cut(level)) == cheapest(problem, level)
+
+
+@pytest.mark.parametrize("level", list(Level), ids=lambda level: level.name.lower())
+@pytest.mark.parametrize("seed", range(60))
+def test_marks_are_kept_at_the_least_cost_or_contradict_each_other(seed: int, level: Level) -> None:
+    problem = _Problem(marked_joint(seed))
+    best = cheapest(problem, level)
+    if best >= INFINITE:
+        with pytest.raises(PartitionError, match="contradict each other"):
+            problem.cut(level)
+        return
+    kept = problem.cut(level)
+    assert cost_of(problem, level, kept) == best
+    marks = {v: v.producer.tag.policy for v in kept if v.producer and v.producer.tag}
+    assert Recompute.MUST_RECOMPUTE not in marks.values()
+
+
+def test_some_marks_contradict_each_other_and_some_do_not() -> None:
+    """The test above sees both."""
+    outcomes = {cheapest(_Problem(marked_joint(seed)), Level.FAST) < INFINITE for seed in range(60)}
+    assert outcomes == {True, False}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_budgets_are_kept_on_random_graphs(seed: int) -> None:
+    """Saved bytes fall with the budget, and stay below it where they can."""
+    least = min_cut_partition(random_joint(seed), 0.0).report
+    last = None
+    for budget in (1.0, 0.75, 0.5, 0.25, 0.0):
+        report = min_cut_partition(random_joint(seed), budget).report
+        assert report is not None and least is not None
+        assert last is None or report.saved_bytes <= last
+        last = report.saved_bytes
+        assert report.limit is None or last <= max(report.limit, least.saved_bytes)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, report, run, systems
+from benchmarks import measure, memory, report, run, systems
 from benchmarks.workloads import (
     attention,
     blocks,
@@ -90,6 +90,17 @@ def test_systems_without_a_work_are_left_out_of_it():
     assert not systems.does("onnxruntime", "equation_of_state")
     assert systems.does("plait_compiled", "softmax")
     assert not systems.does("jax", "attention_512")
+
+
+@pytest.mark.parametrize("model", memory.MODELS)
+def test_saved_bytes_fall_from_way_to_way(model, monkeypatch):
+    for name, value in {"BATCH": 2, "LENGTH": 8, "WIDTH": 16, "ROWS": 4, "HIDDEN": 8}.items():
+        monkeypatch.setattr(memory, name, value)
+    rows = {way: (saved, again) for way, saved, again, _ in memory.measure(model, 0.0)}
+    kept, cut, half, none, again = rows.values()
+    assert kept[0] >= cut[0] > half[0] > none[0] == again[0] == 0
+    assert cut[0] * 0.5 >= half[0]
+    assert kept[1] == 0 <= cut[1] <= half[1] <= none[1]
 
 
 def test_median_is_positive_and_about_right():
