@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +26,6 @@ from plait.base.errors import (
 )
 from plait.library import CustomOpDef, Tag, custom_op
 from plait.testing import gradcheck
-
-
-@pytest.fixture(autouse=True)
-def forget_definitions() -> Iterator[None]:
-    from plait.library.custom_op import _definitions
-
-    before = set(_definitions)
-    yield
-    for name in set(_definitions) - before:
-        _definitions[name].destroy()
 
 
 def scaled() -> CustomOpDef:

@@ -12,7 +12,7 @@ import plait
 from plait import Tensor
 from plait.base.errors import InvalidArgument, OpCheckError
 from plait.dispatch import DispatchKey
-from plait.library import Library, custom_op
+from plait.library import Library, custom_op, definition_of, definitions
 from plait.testing.opcheck import TESTS, opcheck
 
 AUTOGRAD = DispatchKey.AUTOGRAD_CPU.mask
@@ -21,12 +21,10 @@ ONE = "(Tensor x) -> Tensor"
 
 @pytest.fixture(autouse=True)
 def forget_definitions() -> Iterator[None]:
-    from plait.library.custom_op import _definitions
-
-    before = set(_definitions)
+    before = set(definitions.defined_names())
     yield
-    for name in set(_definitions) - before:
-        _definitions[name].destroy()
+    for name in set(definitions.defined_names()) - before:
+        definition_of(name).destroy()
 
 
 def legal(name: str) -> tuple[Any, tuple[Any, ...]]:

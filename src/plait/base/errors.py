@@ -22,6 +22,7 @@ existing code still works.
       BackendCompilerFailed   RuntimeError         a backend raised while it compiled
       InvalidBackend          RuntimeError         no such backend
       SchemaError             ValueError           an operator schema cannot be read
+      FormulaError            ValueError           a scalar formula uses what formulas do not have
       RegistrationError       RuntimeError         something is registered twice, or wrongly
       DispatchError           RuntimeError         a layer of the dispatcher cannot answer a call
       MissingKernel           NotImplementedError  an operator has no kernel for these arguments
@@ -44,6 +45,7 @@ __all__ = [
     "DonatedError",
     "DtypeMismatch",
     "ExchangeError",
+    "FormulaError",
     "GuardFailed",
     "IndexOutOfRange",
     "InplaceError",
@@ -157,6 +159,12 @@ class InvalidBackend(PlaitError, RuntimeError):
 
 class SchemaError(PlaitError, ValueError):
     """An operator schema, or the annotations it is inferred from, cannot be read."""
+
+
+class FormulaError(PlaitError, ValueError):
+    """The function given to `pointwise_op` uses what a scalar formula does not have: a loop, a
+    subscript, a function that is not listed. The message names the construct and its line.
+    """
 
 
 class RegistrationError(PlaitError, RuntimeError):

@@ -14,17 +14,20 @@ from plait.library.custom_op import CustomOpDef, custom_op, definition_of
 from plait.library.fakes import get_ctx
 from plait.library.infer import infer_schema
 from plait.library.libraries import Library, get_kernel, scoped_library
+from plait.library.pointwise_op import PointwiseOpDef, pointwise_op
 from plait.tensor.opaque import register_opaque_type
 
 __all__ = [
     "CustomOpDef",
     "Library",
+    "PointwiseOpDef",
     "Tag",
     "custom_op",
     "definition_of",
     "get_ctx",
     "get_kernel",
     "infer_schema",
+    "pointwise_op",
     "register_autocast",
     "register_autograd",
     "register_effect",

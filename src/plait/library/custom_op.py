@@ -18,7 +18,8 @@ from plait.dispatch.operator import Overload
 from plait.dispatch.schema import FunctionSchema
 from plait.dispatch.state import exclude_keys
 from plait.dispatch.tags import Tag
-from plait.library import fakes, gradient
+from plait.library import definitions, fakes, gradient
+from plait.library.definitions import split_name
 from plait.library.infer import infer_schema
 from plait.library.kernels import checked_kernel, place_of
 from plait.library.libraries import Library, caller_place
@@ -35,8 +36,6 @@ _LAYOUT = (
     Tag.NEEDS_EXACT_STRIDES, Tag.NEEDS_CONTIGUOUS_STRIDES, Tag.NEEDS_FIXED_STRIDE_ORDER,
     Tag.FLEXIBLE_LAYOUT,
 )  # fmt: skip
-
-_definitions: dict[str, CustomOpDef] = {}
 
 
 def custom_op(
@@ -82,7 +81,7 @@ def custom_op(
     tag_tuple = (tags,) if isinstance(tags, Tag) else tuple(tags or ())
 
     def define(body: Callable[..., Any]) -> CustomOpDef:
-        namespace, short = split_name(name)
+        namespace, short = split_name(name, "custom_op")
         text = schema
         if text is None:
             text = infer_schema(body, mutates_args=mutates_args, tags=tag_tuple)
@@ -91,16 +90,6 @@ def custom_op(
         return CustomOpDef(parsed, body, device_types, tag_tuple)
 
     return define if fn is None else define(fn)
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """("namespace", "name"); InvalidArgument unless there are just these two parts."""
-    namespace, separator, short = name.partition("::")
-    if not separator or not namespace.isidentifier() or not short.isidentifier():
-        raise InvalidArgument(
-            f"custom_op: argument 'name' is {name!r}; expected 'namespace::name', without dots."
-        )
-    return namespace, short
 
 
 def _check_mutates(schema: FunctionSchema, mutates: str | Iterable[str]) -> None:
@@ -125,9 +114,7 @@ class CustomOpDef:
         tags: tuple[Tag, ...],
     ) -> None:
         _check_keyword_tensors(schema, tags)
-        earlier = _definitions.pop(schema.qualname, None)
-        if earlier is not None:
-            earlier.destroy()
+        definitions.replace(schema.qualname)
         self.qualname, self.schema, self.body = schema.qualname, schema, body
         self.place = place_of(body)
         layout = () if any(t in _LAYOUT for t in tags) else (Tag.NEEDS_EXACT_STRIDES,)
@@ -144,7 +131,7 @@ class CustomOpDef:
         self._backward: gradient.GradientFormula | None = None
         self.op.register(DispatchKey.META, self._on_metadata, calls_operators=True)
         self.register_kernel(device_types, body)
-        _definitions[self.qualname] = self
+        definitions.remember(self)
         self.call = self.op.call
         self._needs_device_check()
 
@@ -156,8 +143,7 @@ class CustomOpDef:
 
     def destroy(self) -> None:
         """Take the operator and all that was registered for it away."""
-        if _definitions.get(self.qualname) is self:
-            del _definitions[self.qualname]
+        definitions.forget(self)
         self.library.destroy()
 
     # ------------------------------------------------------------ kernels
@@ -393,11 +379,11 @@ def definition_of(op: str | Overload | CustomOpDef) -> CustomOpDef:
             f"plait.library: got a {type(op).__name__}; expected an operator's name, an Overload "
             "or a CustomOpDef."
         )
-    found = _definitions.get(name.removesuffix(".default"))
-    if found is None:
+    found = definitions.find_definition(name.removesuffix(".default"))
+    if not isinstance(found, CustomOpDef):
         raise InvalidArgument(
             f"plait.library: {name!r} was not made by custom_op; expected one of "
-            f"{', '.join(sorted(_definitions)) or 'none: nothing is defined'}. "
+            f"{', '.join(definitions.defined_names()) or 'none: nothing is defined'}. "
             "Kernels of other operators are registered through a Library."
         )
     return found

@@ -21,7 +21,7 @@ from plait.tensor.dtype import DType
 from plait.tensor.opaque import is_opaque_type
 from plait.tensor.tensor import Tensor
 
-__all__ = ["infer_schema"]
+__all__ = ["infer_schema", "signature_of"]
 
 
 class _Kind(typing.NamedTuple):
@@ -92,7 +92,7 @@ class _Inference:
         tags: Tag | Sequence[Tag] | None,
     ) -> None:
         self.name = getattr(prototype, "__name__", repr(prototype))
-        self.signature = _signature(prototype, self.name)
+        self.signature = signature_of(prototype, self.name)
         self.tags = (tags,) if isinstance(tags, Tag) else tuple(tags or ())
         if isinstance(mutates, str) and mutates != "unknown":
             raise SchemaError(
@@ -263,7 +263,7 @@ class _Inference:
         return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
 
 
-def _signature(prototype: Callable[..., Any], name: str) -> inspect.Signature:
+def signature_of(prototype: Callable[..., Any], name: str) -> inspect.Signature:
     """The signature, with annotations that are strings looked up in the function's own module."""
     if not callable(prototype):
         raise SchemaError(f"infer_schema: got a {type(prototype).__name__}; expected a function.")

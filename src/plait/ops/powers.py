@@ -43,7 +43,7 @@ def _check_power(base: Any, exponent: Any) -> None:
     )
 
 
-def _power(base: Array, exponent: Any) -> Any:
+def numpy_power(base: Array, exponent: Any) -> Any:
     """``base ** exponent``; small exponents by multiplication, integers wrap around."""
     if base.dtype.kind == "b":
         return np.logical_or(base, np.logical_not(exponent))
@@ -100,7 +100,7 @@ def _power_of_number_vjp(g: Any, self: Any, exponent: Any, out: Any) -> Any:
 
 pow_scalar = elementwise(
     "aten::pow.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor",
-    _power,
+    numpy_power,
     checks=_check_power,
     fast=FLOATS,
     inplace="Scalar",
@@ -109,7 +109,7 @@ pow_scalar = elementwise(
 )
 pow = elementwise(
     "aten::pow.Tensor_Tensor(Tensor self, Tensor exponent) -> Tensor",
-    _power,
+    numpy_power,
     checks=_check_power,
     fast=FLOATS,
     inplace="Tensor",
@@ -118,7 +118,7 @@ pow = elementwise(
 )
 pow_of_scalar = elementwise(
     "aten::pow.Scalar(Scalar self, Tensor exponent) -> Tensor",
-    _power,
+    numpy_power,
     checks=_check_power,
     memory_order="contiguous",
     vjp={"exponent": _power_of_number_vjp},
