@@ -73,14 +73,8 @@ def method(x):  # type: ignore[no-untyped-def]
     return x.exp()
 
 
-nowhere = 1.0
-
-
 def unknown_name(x):  # type: ignore[no-untyped-def]
-    return x * nowhere
-
-
-del nowhere
+    return x * print
 
 
 def not_a_number(x):  # type: ignore[no-untyped-def]
@@ -125,7 +119,7 @@ def identity(x):  # type: ignore[no-untyped-def]
         (unknown_call, 1, "calls 'matmul'"),
         (own_call, 1, "calls 'loop'"),
         (method, 1, "the attribute 'exp'"),
-        (unknown_name, 1, "reads 'nowhere'"),
+        (unknown_name, 1, "reads 'print', which is neither"),
         (not_a_number, 1, "reads 'TABLE' from outside, a list"),
         (modulo, 1, "the operator Mod"),
         (text, 1, "uses a str"),
