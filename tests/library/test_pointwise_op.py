@@ -14,8 +14,8 @@ from plait import Tensor, library
 from plait.base.errors import DtypeMismatch, FormulaError, InvalidArgument, MissingKernel
 from plait.dispatch.dispatcher import lookup
 from plait.library import PointwiseOpDef, pointwise_op
-from plait.testing import gradcheck
 from plait.testing.compare import assert_close
+from plait.testing.gradcheck import gradcheck, gradgradcheck
 from plait.testing.opcheck import opcheck
 
 torch = pytest.importorskip("torch")
@@ -63,8 +63,8 @@ def test_values_and_gradients_are_pytorchs() -> None:
 def test_second_derivatives() -> None:
     op = gate()
     x, y = pair(plait.float64, grad=True)
-    gradcheck.gradcheck(lambda x, y: op(x, y), (x, y))
-    gradcheck.gradgradcheck(lambda x, y: op(x, y), (x, y))
+    gradcheck(lambda x, y: op(x, y), (x, y))
+    gradgradcheck(lambda x, y: op(x, y), (x, y))
 
 
 @pytest.mark.parametrize("fn", ["exp", "mul", "max", "where"])
