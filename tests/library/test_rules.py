@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,6 @@ from plait import Tensor
 from plait.base import log
 from plait.base.errors import InplaceError, InvalidArgument
 from plait.library import CustomOpDef, custom_op
-
-
-@pytest.fixture(autouse=True)
-def forget_definitions() -> Iterator[None]:
-    from plait.library.custom_op import _definitions
-
-    before = set(_definitions)
-    yield
-    for name in set(_definitions) - before:
-        _definitions[name].destroy()
 
 
 def scaled() -> CustomOpDef:
