@@ -51,7 +51,19 @@ from plait.transforms.autocast import autocast, get_autocast_dtype, is_autocast_
 from plait.transforms.vmap import vmap
 
 if TYPE_CHECKING:
-    from plait import aot, backends, capture, cli, ir, library, nn, optim, testing
+    from plait import (
+        aot,
+        backends,
+        capture,
+        cli,
+        ir,
+        library,
+        modes,
+        nn,
+        optim,
+        overrides,
+        testing,
+    )
     from plait.backends.registry import list_backends, register_backend
     from plait.capture.entries import mark_dynamic
     from plait.compile import compile
@@ -109,10 +121,12 @@ __all__ = [
     "list_backends",
     "manual_seed",
     "mark_dynamic",
+    "modes",
     "nn",
     "no_grad",
     "ops",
     "optim",
+    "overrides",
     "promote",
     "register_backend",
     "result_type",
@@ -142,8 +156,10 @@ _LATER: dict[str, str | None] = {
     "library": None,
     "list_backends": "plait.backends.registry",
     "mark_dynamic": "plait.capture.entries",
+    "modes": None,
     "nn": None,
     "optim": None,
+    "overrides": None,
     "register_backend": "plait.backends.registry",
     "testing": None,
 }

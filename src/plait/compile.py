@@ -23,6 +23,7 @@ from plait.capture.guards import aliased_writes, build_guards
 from plait.capture.modules import is_module_like
 from plait.capture.signature import flatten_call, label_of
 from plait.capture.tracer import CapturedProgram, capture
+from plait.dispatch.modes import disable_modes
 from plait.dispatch.state import autocasting, tls
 from plait.ir.graph import Graph
 from plait.tensor.donated import refuse_donated
@@ -169,6 +170,9 @@ class CompiledFunction:
 
     def _miss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """No entry answers: compile one, or run the function where that is not possible."""
+        if tls.modes and tls.predispatch is None and all(m.ignores_compiled for m in tls.modes):
+            with disable_modes():
+                return self(*args, **kwargs)
         entry = self._entry_for(args, kwargs)
         if entry is None:
             return self.fn(*args, **kwargs)
@@ -209,7 +213,8 @@ class CompiledFunction:
         if tls.predispatch is not None:
             return "called inside another trace, which sees through it"
         if tls.modes:
-            reason = f"the mode {type(tls.modes[-1]).__name__} is active, and sees each operator"
+            sees = next((m for m in reversed(tls.modes) if not m.ignores_compiled), tls.modes[-1])
+            reason = f"the mode {type(sees).__name__} is active, and sees each operator"
             log.record("fallback", reason, function=self.__name__)
             return reason
         if tls.vmap_levels:

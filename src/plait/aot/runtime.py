@@ -16,8 +16,10 @@ from plait.autograd.graph import Node as TapeNode
 from plait.autograd.graph import attach
 from plait.autograd.saved import SavedTensor
 from plait.autograd.views import gradient_edge
+from plait.base import log
 from plait.base.errors import AutogradError
 from plait.dispatch.dispatcher import lookup
+from plait.dispatch.modes import disable_modes
 from plait.dispatch.state import autocasting, tls
 from plait.ir.graph import Graph, map_values
 from plait.ir.interpret import symbol_values
@@ -114,9 +116,9 @@ class CompiledBackward(TapeNode):
         saved = [s.unpack(self) for s in self.saved]
         tangents = [self._tangent(k, g) for k, g in enumerate(grads)]
         if tls.autocast_dtype is None:
-            return list(program.compiled()(*saved, *self.ints, *tangents))
+            return list(_compiled(program)(*saved, *self.ints, *tangents))
         with autocasting(None):  # the casts are in the graph
-            return list(program.compiled()(*saved, *self.ints, *tangents))
+            return list(_compiled(program)(*saved, *self.ints, *tangents))
 
     def _tangent(self, number: int, grad: Tensor | None) -> Tensor:
         """Cotangent ``number`` in the layout it was traced with; zeros where there is none."""
@@ -130,6 +132,19 @@ class CompiledBackward(TapeNode):
             grad = lookup("aten::_to_copy").call(grad, **_copy_options(meta))
         same = grad.strides == self.program.tangent_strides[number]
         return grad if same else _laid_out(grad, meta)
+
+
+def _compiled(program: BackwardProgram) -> Compiled:
+    """The native backward; a mode that is active sees neither its compiling nor its operators."""
+    if not tls.modes:
+        return program.compiled()
+    log.record(
+        "mode",
+        f"the mode {type(tls.modes[-1]).__name__} does not see the operators of a backward whose "
+        "forward was called, compiled, outside of it; call both inside the mode",
+    )
+    with disable_modes():
+        return program.compiled()
 
 
 def _copy_options(meta: TensorMeta) -> dict[str, Any]:

@@ -27,6 +27,7 @@ existing code still works.
       DispatchError           RuntimeError         a layer of the dispatcher cannot answer a call
       MissingKernel           NotImplementedError  an operator has no kernel for these arguments
       OpCheckError            RuntimeError         an operator is not what its registrations say
+      NonFiniteError          RuntimeError         a value is NaN where somebody asked for none
       InternalError           RuntimeError         our own verifier found our own fault
 
 Wording: "operator: argument 'name' ...; got X; expected Y. What to do."
@@ -53,6 +54,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidBackend",
     "MissingKernel",
+    "NonFiniteError",
     "PartitionError",
     "OpCheckError",
     "PlaitError",
@@ -187,6 +189,10 @@ class OpCheckError(PlaitError, RuntimeError):
     """`plait.testing.opcheck` found that an operator does something else than it was registered
     for: an undeclared write, a wrong shape function, a gradient that is lost.
     """
+
+
+class NonFiniteError(PlaitError, RuntimeError):
+    """An operator made NaN (or infinite values) inside `plait.modes.NanFinder(stop=True)`."""
 
 
 class InternalError(PlaitError, RuntimeError):

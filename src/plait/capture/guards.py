@@ -490,6 +490,7 @@ def build_guards(
         "tls.autocast_dtype",
     )
     builder.test("not tls.vmap_levels", "vmap", "not inside vmap", "'inside vmap'")
+    builder.test("not tls.modes", "active modes", "none", "tls.modes")
     for structure in program.structures:
         builder.structure(structure)
     by_access = {i.access: i for i in program.inputs if i.access is not None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from plait.base.errors import DispatchError, RegistrationError
 from plait.dispatch.keys import DispatchKey
@@ -61,7 +61,12 @@ class DispatchMode:
     >>> with Logger():
     ...     y = plait.tensor([1.0]) + plait.tensor([2.0])
     aten::add.Tensor
+
+    Inside a mode compiled functions run eagerly, so that it sees each operator. A class that sets
+    ``ignores_compiled`` lets them run compiled instead, and sees nothing of them.
     """
+
+    ignores_compiled: ClassVar[bool] = False
 
     def __plait_dispatch__(
         self, op: Overload, types: tuple[type, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
