@@ -185,7 +185,7 @@ def test_the_first_nan_is_found_with_its_line() -> None:
         line = here() - 1
         _ = plait.log(x) + y
     first = finder.first
-    assert first is not None and (first.operator, first.count, first.shape) == (
+    assert first is not None and (first.operator, first.elements, first.shape) == (
         "aten::sqrt",
         1,
         (2,),
@@ -222,7 +222,7 @@ def test_given_nans_and_uninitialised_memory_are_not_blamed() -> None:
 def test_every_float_type_is_looked_at(dtype: Any) -> None:
     with modes.NanFinder() as finder:
         _ = plait.zeros(2, dtype=dtype) / 0
-    assert finder.first is not None and finder.first.count == 2
+    assert finder.first is not None and finder.first.elements == 2
 
 
 def test_the_finder_can_stop_the_program() -> None:

@@ -19,7 +19,7 @@ class NanOrigin(NamedTuple):
 
     operator: str
     what: str
-    count: int
+    elements: int
     shape: tuple[int, ...]
     place: Frame | None
     phase: str
@@ -27,7 +27,7 @@ class NanOrigin(NamedTuple):
     def __str__(self) -> str:
         derivative = ", in the derivative of the call" if self.phase == "backward" else ""
         return (
-            f"{self.operator}: made {self.count} {self.what} in a result of shape {self.shape} "
+            f"{self.operator}: made {self.elements} {self.what} in a result of shape {self.shape} "
             f"from arguments without{derivative}{at(self.place)}"
         )
 
@@ -41,7 +41,7 @@ class NanFinder(WatchingMode):
     >>> import plait
     >>> with NanFinder() as finder:
     ...     y = plait.log(plait.tensor([1.0, -1.0])) + 1
-    >>> finder.first.operator, finder.first.count
+    >>> finder.first.operator, finder.first.elements
     ('aten::log', 1)
     """
 
@@ -85,8 +85,9 @@ class NanFinder(WatchingMode):
         for tensor in tensors_of(out):
             count = self._count(tensor)
             if count:
+                shape = tuple(int(size) for size in tensor.shape)
                 what = "NaN or infinite values" if self.infinities else "NaN"
-                origin = NanOrigin(op.qualname, what, count, tuple(tensor.shape), place(), phase())
+                origin = NanOrigin(op.qualname, what, count, shape, place(), phase())
                 self.first = origin
                 if self.stop:
                     raise NonFiniteError(f"{origin}; expected finite values.")
