@@ -6,6 +6,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optree
@@ -13,6 +14,7 @@ import optree
 from plait.aot.joint import InputSpec
 from plait.aot.pipeline import AOTProgram, call_backend, compile_ahead
 from plait.aot.runtime import Compiled
+from plait.aot.wrapper_layout import WrapperRefused
 from plait.aot.saving import Partitioner, choose_partitioner, min_cut_partition
 from plait.backends.registry import Backend, lookup_backend
 from plait.base import log
@@ -27,6 +29,8 @@ from plait.dispatch.modes import disable_modes
 from plait.dispatch.state import autocasting, tls
 from plait.ir.graph import Graph
 from plait.tensor.donated import refuse_donated
+from plait.tensor.tensor import Tensor
+from plait.tensor.wrapper_recipe import pieces_of, recipe_of
 
 __all__ = ["CompiledFunction", "compile"]
 
@@ -267,16 +271,22 @@ class CompiledFunction:
         self._sizes.observe(leaves)
         with stage("capture"), autocasting(tls.autocast_dtype, {}):
             program = capture(self.fn, args, kwargs, dynamic_dims=self._sizes.is_dynamic)
-        with autocasting(None):  # the casts are in the graph
-            compiled, run = self._lower(program)
-        if program.autocast_dtype is not None:
-            run = _outside_autocast(run)
+        try:
+            with autocasting(None):  # the casts are in the graph
+                compiled, run = self._lower(program)
+            if program.autocast_dtype is not None:
+                run = _outside_autocast(run)
+        except WrapperRefused as reason:
+            if self.fullgraph:
+                raise
+            log.record("fallback", str(reason), function=self.__name__)
+            compiled, run = EagerProgram(str(reason)), None
         written = compiled.runtime.meta.mutated_inputs if isinstance(compiled, AOTProgram) else ()
         with stage("guards"):
             guards = build_guards(program, self._names, written)
         aliased = aliased_writes([i.example for i in program.inputs], written)
         if aliased:
-            labels = [i.desc.expr() for i in program.inputs]
+            labels = [i.desc.expr() for i in program.inputs for _ in pieces_of(i.example)]
             pairs = ", ".join(f"{labels[i]} and {labels[j]}" for i, j in aliased)
             log.record(
                 "fallback", f"written arguments overlap others: {pairs}", function=self.__name__
@@ -299,7 +309,7 @@ class CompiledFunction:
             )
             return call, lambda inputs: call(*inputs)
         self._note_useless_marks(program.graph)
-        specs = [InputSpec(i.example.requires_grad, i.example.is_leaf) for i in program.inputs]
+        specs = [_spec_of(i.example) for i in program.inputs]
         compiled = compile_ahead(
             program.graph,
             specs,
@@ -354,8 +364,11 @@ class CompiledFunction:
     def _latest(self) -> AOTProgram:
         if not self.entries:
             raise InvalidArgument(f"{self.__name__}: nothing is compiled yet; call it once first.")
-        compiled: AOTProgram = self.entries[0].segments[0].compiled
-        return compiled
+        compiled = self.entries[0].segments[0].compiled
+        if isinstance(compiled, EagerProgram):
+            raise InvalidArgument(f"{self.__name__}: runs eagerly: {compiled.reason}.")
+        latest: AOTProgram = compiled
+        return latest
 
     def print_io(self) -> str:
         """Inputs and outputs of the newest entry's joint graph: name, type, descriptor, meaning.
@@ -397,6 +410,19 @@ class CompiledFunction:
             f"unguarded: {text} ({why})" for text, why in entry.program.reads.unguarded.items()
         ]
         return entry.guards.describe() + unguarded
+
+
+@dataclass(frozen=True, slots=True)
+class EagerProgram:
+    """Stands for a program that was not compiled, with the reason."""
+
+    reason: str
+
+
+def _spec_of(example: Tensor) -> InputSpec:
+    recipe = recipe_of(example)
+    pieces = () if recipe is None else tuple(p.meta for p in pieces_of(example))
+    return InputSpec(example.requires_grad, example.is_leaf, recipe, pieces)
 
 
 def _checked_donate(donate: tuple[str, ...], names: tuple[str, ...]) -> frozenset[str]:

@@ -10,7 +10,9 @@ from plait.aot.donation import decide_donation
 from plait.aot.joint import InputSpec, JointGraph, trace_joint
 from plait.aot.partition import PartitionReport
 from plait.aot.runtime import BackwardProgram, Compiled, Runtime
+from plait.aot.wrapper_runtime import WrapperRuntime
 from plait.aot.saving import Partitioner, min_cut_partition
+from plait.base import log
 from plait.base.account import Account, stage
 from plait.base.config import config
 from plait.base.errors import BackendCompilerFailed, PlaitError
@@ -110,7 +112,9 @@ def compile_ahead(
             compile_backward,
             saved_is_input=cut.saved_is_input,
             symbols=cut.symbols,
-            grad_inputs=joint.grad_inputs,
+            grad_inputs=joint.grad_inputs
+            if joint.layout is None
+            else [i for i, _ in joint.layout.grads],
             tangents=joint.meta.traced_tangents,
         )
     else:
@@ -118,11 +122,16 @@ def compile_ahead(
         if config.verify:
             verify(forward, functional=True)
     forward.name = "forward"
+    if joint.layout is not None and donated:
+        log.record("donation", "the function takes wrappers, so nothing is overwritten")
+        donated = ()
     donation = decide_donation(forward, joint.meta, donated, has_backward=backward is not None)
     forward.reusable = donation.reusable
     env.frozen = True
     compiled = compile_graph(forward)
     runtime = Runtime(joint.meta, forward, compiled, backward, donation)
+    if joint.layout is not None:
+        runtime = WrapperRuntime(joint.meta, forward, compiled, backward, donation, joint.layout)
     return AOTProgram(
         captured, joint, forward, backward, runtime, compiled, account, compiled_backward, report
     )

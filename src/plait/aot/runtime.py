@@ -114,23 +114,29 @@ class CompiledBackward(TapeNode):
                 "freed; pass retain_graph=True to the first."
             )
         saved = [s.unpack(self) for s in self.saved]
-        tangents = [self._tangent(k, g) for k, g in enumerate(grads)]
+        tangents = self.tangents(grads)
         if tls.autocast_dtype is None:
             return list(_compiled(program)(*saved, *self.ints, *tangents))
         with autocasting(None):  # the casts are in the graph
             return list(_compiled(program)(*saved, *self.ints, *tangents))
 
-    def _tangent(self, number: int, grad: Tensor | None) -> Tensor:
-        """Cotangent ``number`` in the layout it was traced with; zeros where there is none."""
-        meta = self.program.tangents[number]
+    def tangents(self, grads: Sequence[Tensor | None]) -> list[Tensor]:
+        """What the backward graph takes for the cotangents of the results."""
+        return [self.tangent(k, g, self._shape(k)) for k, g in enumerate(grads)]
+
+    def _shape(self, number: int) -> tuple[int, ...]:
         result = self.results[number]
         assert result is not None
-        shape = result[0]
+        return result[0]
+
+    def tangent(self, place: int, grad: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        """Graph tangent ``place`` in the layout it was traced with; zeros where there is none."""
+        meta = self.program.tangents[place]
         if grad is None:
             return _zeros(shape, meta)
         if grad.dtype is not meta.dtype:
             grad = lookup("aten::_to_copy").call(grad, **_copy_options(meta))
-        same = grad.strides == self.program.tangent_strides[number]
+        same = grad.strides == self.program.tangent_strides[place]
         return grad if same else _laid_out(grad, meta)
 
 
@@ -286,6 +292,17 @@ class Runtime:
         self, inputs: Sequence[Tensor], returns: list[Any], symbols: dict[str, Any]
     ) -> None:
         """Put the compiled backward on the tape as the maker of the differentiable returns."""
+        node = CompiledBackward(*self.saved_for_backward(inputs, inputs, returns, symbols))
+        attach([returns[k] for k in self.meta.tangent_outputs], node)
+
+    def saved_for_backward(
+        self,
+        outer: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        returns: list[Any],
+        symbols: dict[str, Any],
+    ) -> tuple[BackwardProgram, Sequence[Tensor], list[SavedTensor], list[int]]:
+        """What a tape node of this call is made of; ``outer`` are the tensors it leads to."""
         program = self.backward
         assert program is not None
         count = self.meta.num_forward_returns
@@ -298,8 +315,7 @@ class Runtime:
                 value = shallow_copy(value)
             saved.append(SavedTensor(value))
         ints = [int(symbols[name]) for name in program.symbols] if program.symbols else []
-        node = CompiledBackward(program, inputs, saved, ints)
-        attach([returns[k] for k in self.meta.tangent_outputs], node)
+        return program, outer, saved, ints
 
     def _write(self, i: int, target: Tensor, value: Tensor) -> None:
         """The epilogue of a mutation: copy the value into the input; version and history follow."""

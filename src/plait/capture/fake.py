@@ -16,6 +16,7 @@ from plait.dispatch.operator import Overload
 from plait.ops.metadata import run_on_metadata
 from plait.tensor.layout import TensorMeta
 from plait.tensor.tensor import Tensor, make_fake
+from plait.tensor.wrapper_recipe import pieces_of, recipe_of
 
 __all__ = ["FakeMode", "FakeTensor", "fake_like", "meta_of"]
 
@@ -44,8 +45,15 @@ def meta_of(tensor: Tensor) -> TensorMeta:
 def fake_like(
     tensor: Tensor, cls: type[Tensor] = FakeTensor, meta: TensorMeta | None = None
 ) -> Tensor:
-    """A fake like ``tensor`` (or ``meta``), with its requires_grad and a storage of its own."""
-    fake = make_fake(meta or meta_of(tensor), cls=cls)
+    """A fake like ``tensor`` (or ``meta``), with its requires_grad and a storage of its own.
+
+    A fake of a wrapper is a wrapper of its class over fakes.
+    """
+    recipe = recipe_of(tensor)
+    if recipe is None:
+        fake = make_fake(meta or meta_of(tensor), cls=cls)
+    else:
+        fake = recipe.rebuild(iter([fake_like(piece, cls) for piece in pieces_of(tensor)]))
     if tensor.requires_grad:
         fake._requires_grad = True
     return fake

@@ -28,6 +28,7 @@ from plait.tensor.layout import TensorMeta
 from plait.tensor.opaque import OpaqueType, opaque_type_of
 from plait.tensor.overlap import may_overlap
 from plait.tensor.tensor import Tensor
+from plait.tensor.wrapper import WrapperTensor, flatten_wrapper, inner_tensors
 
 __all__ = ["GuardFailure", "GuardSet", "aliased_writes", "build_guards"]
 
@@ -319,7 +320,38 @@ class _Builder:
                 str(is_leaf),
                 f"{name}.is_leaf",
             )
-        self._sizes(name, i, what)
+        if isinstance(t, WrapperTensor):
+            self._wrapper(name, t, what)
+        else:
+            self._sizes(name, i, what)
+
+    def _wrapper(self, name: str, t: WrapperTensor, what: str) -> None:
+        """Outer sizes, the context, and the same of inner tensors; sizes are never symbols here."""
+        names, context = flatten_wrapper(t)
+        shape, strides = tuple(t.shape), tuple(t.strides)
+        for attr, value in (("shape", shape), ("strides", strides)):
+            read = f"tuple({name}.{attr})"
+            self.test(f"{read} == {self.constant(value)}", f"{what}.{attr}", str(value), read)
+        flatten = self.constant(flatten_wrapper)
+        found = self.bind(f"{name}_parts", f"{flatten}({name})", what)
+        self.test(f"{found}[0] == {self.constant(names)}", f"inner tensors of {what}", str(names))
+        read = f"{found}[1]"
+        self.test(f"{read} == {self.constant(context)}", f"context of {what}", _text(context), read)
+        for attr in names:
+            inner = getattr(t, attr)
+            self._inner(self.bind(f"{name}_{attr}", f"{name}.{attr}", what), inner, f"{what}.{attr}")
+
+    def _inner(self, name: str, t: Tensor, what: str) -> None:
+        """An inner tensor of a wrapper."""
+        cls, dtype = self.constant(type(t)), self.constant(t.dtype)
+        self.test(f"type({name}) is {cls}", what, f"a {type(t).__name__}", f"type({name}).__name__")
+        self.test(f"{name}._dtype is {dtype}", f"{what}.dtype", str(t.dtype), f"{name}.dtype")
+        if isinstance(t, WrapperTensor):
+            self._wrapper(name, t, what)
+            return
+        for attr, value in (("shape", tuple(t.shape)), ("strides", tuple(t.strides))):
+            read = f"tuple({name}.{attr})"
+            self.test(f"{read} == {self.constant(value)}", f"{what}.{attr}", str(value), read)
 
     def _sizes(self, name: str, i: ProgramInput, what: str) -> None:
         shape = tuple(_tensor_type(i).shape)
@@ -454,7 +486,12 @@ def _tree_flatten(value: Any, spec: Any) -> list[Any] | None:
 def aliased_writes(
     tensors: Sequence[Tensor], written: Sequence[int]
 ) -> tuple[tuple[int, int], ...]:
-    """Pairs (written input, other input) whose memory overlaps."""
+    """Pairs (written input, other input) whose memory overlaps.
+
+    A wrapper counts as its inner tensors, in ``written`` and in the pairs.
+    """
+    if any(t._is_wrapper for t in tensors):
+        tensors = [piece for t in tensors for piece in inner_tensors(t) if piece.storage]
     sharing: dict[int, list[int]] = {}
     for j, tensor in enumerate(tensors):
         if tensor._storage is not None:  # else no other tensor has it

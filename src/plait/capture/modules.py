@@ -12,6 +12,7 @@ from plait.base.names import indefinite
 from plait.capture.fake import fake_like
 from plait.tensor.dtype import DType
 from plait.tensor.tensor import Tensor
+from plait.tensor.wrapper import WrapperTensor, flatten_wrapper
 
 __all__ = ["ModuleLike", "ModuleState", "is_module_like", "swapped", "tensors_of"]
 
@@ -130,18 +131,36 @@ class _TensorFacts(NamedTuple):
     dtype: DType
     requires_grad: bool
     is_contiguous: bool
+    wrapper: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         strides = "" if self.is_contiguous else f", strides {self.strides}"
         grad = ", requires grad" if self.requires_grad else ""
-        return f"{self.dtype} of shape {self.shape}{strides}{grad}"
+        cls = f"{self.wrapper[0].__name__} of " if self.wrapper else ""
+        return f"{cls}{self.dtype} of shape {self.shape}{strides}{grad}"
 
 
 def _tensor_facts(tensor: Tensor | None) -> _TensorFacts | None:
     if tensor is None:
         return None
     shape, strides = tuple(tensor.shape), tuple(tensor.stride())
-    return _TensorFacts(shape, strides, tensor.dtype, tensor.requires_grad, tensor.is_contiguous())
+    return _TensorFacts(
+        shape,
+        strides,
+        tensor.dtype,
+        tensor.requires_grad,
+        tensor.is_contiguous(),
+        _wrapper_facts(tensor),
+    )
+
+
+def _wrapper_facts(tensor: Tensor) -> tuple[Any, ...]:
+    """Class, context and inner tensors of a wrapper; nothing of a plain tensor."""
+    if not isinstance(tensor, WrapperTensor):
+        return ()
+    names, context = flatten_wrapper(tensor)
+    inner = tuple((name, _tensor_facts(getattr(tensor, name))) for name in names)
+    return (type(tensor), context, inner)
 
 
 def _same(then: Any, now: Any) -> bool:

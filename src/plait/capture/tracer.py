@@ -31,6 +31,7 @@ from plait.capture.shape_env import ShapeEnv
 from plait.capture.signature import Leaf, Structure, flatten_call, label_of, rebuild
 from plait.capture.source import at_user_line, is_library_file, user_stack
 from plait.capture.traced import TracedTensor
+from plait.capture.wrappers import TracedWrappers
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.modes import PreDispatchMode
 from plait.dispatch.operator import Overload
@@ -115,6 +116,7 @@ class CaptureMode(PreDispatchMode):
         self.reads = reads
         self.lifted: dict[int, tuple[Tensor, Tensor]] = {}  # id of a real tensor -> (it, its fake)
         self._codes: set[int] = set()
+        self.wrappers = TracedWrappers(self.recorder)
 
     def __plait_predispatch__(
         self,
@@ -128,6 +130,7 @@ class CaptureMode(PreDispatchMode):
             # The tape may be differentiated inside the trace: what it saves must be graph values.
             return op.composite_body(*args, **kwargs)
         results = redispatch(*args, **kwargs)
+        self.wrappers.know(results)
         recorder = self.recorder
         recorder.source = user_stack()
         recorder.origin = "forward" if tls.backward_node is None else "backward"
@@ -149,6 +152,7 @@ class CaptureMode(PreDispatchMode):
             results = run(*args)
         finally:
             tls.exclude = saved
+        self.wrappers.know(results)
         count = len(results) if isinstance(results, tuple | list) else 1
         self.recorder.source = user_stack()
         self.recorder.tag = None if tls.checkpoint is None else tls.checkpoint.tag_of(None)
@@ -158,7 +162,7 @@ class CaptureMode(PreDispatchMode):
     def _faked(self, item: Any) -> Any:
         """``item`` with every real tensor replaced by the fake that stands for it."""
         if isinstance(item, Tensor):
-            return item if item._meta is not None else self.fake_of(item)
+            return item if item._meta is not None and item.is_fake else self.fake_of(item)
         if isinstance(item, tuple | list):
             return tuple([self._faked(part) for part in item])
         return item
@@ -178,11 +182,15 @@ class CaptureMode(PreDispatchMode):
             graph_meta(tensor), desc, requires_grad=tensor.requires_grad
         )
         self.recorder.bind(fake, value)
+        self.wrappers.know(fake)
         self.inputs.append(ProgramInput(desc, value, tensor, place=place))
         self.lifted[id(tensor)] = (tensor, fake)
         return fake
 
     def _lift(self, tensor: Tensor) -> Value:
+        found = self.wrappers.value_of(tensor)
+        if found is not None:
+            return found
         raise CaptureError(
             f"compile: a tensor of shape {tuple(tensor.shape)} from another trace reached an "
             f"operator{at_user_line()}; expected tensors of this call."
@@ -345,7 +353,11 @@ def _fake_arguments(
                 f"compile: argument {label_of(leaf.access, names)!r} lies on {value.device}; "
                 "expected a tensor on cpu."
             )
-        fake = fake_like(value, TracedTensor, _argument_meta(value, leaf.access, env, dynamic_dims))
+        if value._is_wrapper:
+            fake = fake_like(value, TracedTensor)
+        else:
+            meta = _argument_meta(value, leaf.access, env, dynamic_dims)
+            fake = fake_like(value, TracedTensor, meta)
         shared = storages.setdefault(id(value.storage), fake.storage)
         fake._storage = shared
         if value.requires_grad and not value.is_leaf:
@@ -355,6 +367,7 @@ def _fake_arguments(
             graph_meta(fake), desc, requires_grad=value.requires_grad
         )
         mode.recorder.bind(fake, node_value)
+        mode.wrappers.know(fake)
         mode.inputs.append(ProgramInput(desc, node_value, value, access=leaf.access))
         known[id(value)] = fake
         fakes.append(fake)
@@ -399,6 +412,7 @@ def _bind_owned(mode: CaptureMode, owned: OwnedTensor, fake: Tensor) -> None:
         graph_meta(fake), desc, requires_grad=owned.tensor.requires_grad
     )
     mode.recorder.bind(fake, value)
+    mode.wrappers.know(fake)
     mode.inputs.append(ProgramInput(desc, value, owned.tensor, owned=owned))
     mode.lifted[id(owned.tensor)] = (owned.tensor, fake)
 
@@ -413,7 +427,7 @@ def _outputs(mode: CaptureMode, result: Any) -> Any:
     for idx, leaf in enumerate(flat):
         if isinstance(leaf, Tensor):
             item: Any = mode.recorder.value_of(
-                leaf if leaf._meta is not None else mode.fake_of(leaf)
+                leaf if leaf._meta is not None and leaf.is_fake else mode.fake_of(leaf)
             )
         elif isinstance(leaf, SymInt):
             item = leaf.expr

@@ -202,12 +202,12 @@ def _call_subclass(
         tls.exclude = saved_exclude
 
 
-def _types_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[type, ...]:
-    """Classes that handle operators, in order of argument, a subclass before its base."""
+def _types_of(args: tuple[Any, ...], kwargs: dict[str, Any], key: int) -> tuple[type, ...]:
+    """Classes of tensors with ``key``, in order of argument, a subclass before its base."""
     order: list[type] = []
     for t in tensors_in((*args, *kwargs.values())):
         cls = type(t)
-        if t._keys & PYTHON and cls not in order:
+        if t._keys & key and cls not in order:
             before = next((k for k, c in enumerate(order) if issubclass(cls, c)), len(order))
             order.insert(before, cls)
     return tuple(order)
@@ -233,7 +233,8 @@ def _handle(op: Overload, lower: int, args: tuple[Any, ...], kwargs: dict[str, A
         result = _call_infra(op, args, kwargs)
         if result is not NotImplemented:
             return result
-    types = _types_of(args, kwargs)
+    tracing = not ours and any(getattr(tls, slot) is not None for slot in INFRA_SLOTS)
+    types = _types_of(args, kwargs, SNAPSHOT if tracing else PYTHON)
     asked: list[str] = []
     for mode, at, slot in _handlers():
         if slot is not None and not ours:

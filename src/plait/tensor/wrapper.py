@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from plait.base.errors import (
     ArgumentTypeError,
+    CaptureError,
     DataDependentError,
     InvalidArgument,
     MissingKernel,
@@ -25,6 +26,7 @@ from plait.base.errors import (
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.keyset import CPU_TENSOR_KEYS, META_TENSOR_KEYS
 from plait.dispatch.operator import Overload
+from plait.dispatch.state import tls
 from plait.tensor import device as devices
 from plait.tensor.device import CPU, Device
 from plait.tensor.dtype import DType, as_dtype
@@ -161,6 +163,25 @@ class WrapperTensor(Tensor):
             raise DataDependentError(f"{what}: the inner tensors have metadata only.")
         return self.to_dense()._read_data(what)
 
+    @property
+    def grad(self) -> Tensor | None:
+        """The accumulated gradient. Raises CaptureError where a trace would not see it."""
+        if tls.predispatch is not None and self.is_fake:
+            raise _untraced("Tensor.grad", "use plait.autograd.grad, or plait.func.value_and_grad")
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if tls.predispatch is not None and self.is_fake:
+            raise _untraced("assignment to Tensor.grad", "return the gradient")
+        Tensor.grad.fset(self, value)  # type: ignore[attr-defined]
+
+    def backward(self, *args: Any, **kwargs: Any) -> None:
+        """As of a plain tensor. Raises CaptureError while a function is traced."""
+        if tls.predispatch is not None and self.is_fake:
+            raise _untraced("Tensor.backward()", "use plait.autograd.grad")
+        super().backward(*args, **kwargs)
+
     def _shallow_copy(self) -> Tensor:
         """Another object with the same inner tensors and storage, without a tape."""
         copied = object.__new__(type(self))
@@ -188,6 +209,10 @@ class WrapperTensor(Tensor):
         copied._requires_grad = self._requires_grad
         memo[id(self)] = copied
         return copied
+
+
+def _untraced(what: str, instead: str) -> CaptureError:
+    return CaptureError(f"compile: {what} of a wrapper cannot be captured; {instead}.")
 
 
 # ---------------------------------------------------------------- taking apart
