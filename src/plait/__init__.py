@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         optim,
         overrides,
         testing,
+        wrappers,
     )
     from plait.backends.registry import list_backends, register_backend
     from plait.capture.entries import mark_dynamic
@@ -140,6 +141,7 @@ __all__ = [
     "uint32",
     "uint64",
     "vmap",
+    "wrappers",
 ]
 __all__ += _functional.__all__  # the operators as functions: add, relu, zeros, ...
 globals().update({name: _functional.FUNCTIONS[name] for name in _functional.__all__})
@@ -162,6 +164,7 @@ _LATER: dict[str, str | None] = {
     "overrides": None,
     "register_backend": "plait.backends.registry",
     "testing": None,
+    "wrappers": None,
 }
 
 

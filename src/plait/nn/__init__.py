@@ -18,6 +18,7 @@ from plait.nn.layers import (
     SiLU,
 )
 from plait.nn.module import IncompatibleKeys, Module, Parameter, module_epoch
+from plait.nn.quantize import QuantizedWeights, quantize_weights
 from plait.nn.stateless import functional_call
 from plait.nn.transformer import (
     KeyValue,
@@ -40,6 +41,7 @@ __all__ = [
     "MultiheadAttention",
     "Parameter",
     "PositionEmbedding",
+    "QuantizedWeights",
     "RMSNorm",
     "ReLU",
     "RotaryEmbedding",
@@ -49,4 +51,5 @@ __all__ = [
     "functional",
     "functional_call",
     "module_epoch",
+    "quantize_weights",
 ]

@@ -47,6 +47,11 @@ class Parameter(Tensor):
                 f"Parameter: argument 'data' must be a tensor; got {type(data).__name__}; "
                 "expected a Tensor. Convert it with plait.tensor(data)."
             )
+        if data._is_wrapper:
+            raise ArgumentTypeError(
+                f"Parameter: argument 'data' is a {type(data).__name__}, whose class a parameter "
+                "would lose; expected a plain tensor. Register a wrapper as a buffer."
+            )
         self.__dict__.update(vars(shallow_copy(data)))
         self.requires_grad = requires_grad
 

@@ -156,6 +156,11 @@ class WrapperTensor(Tensor):
         """Whether an inner tensor has metadata only."""
         return any(inner.is_fake for inner in inner_tensors(self))
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the inner tensors; ``nbytes`` is what a plain tensor of this type would take."""
+        return sum(int(inner.nbytes) for inner in inner_tensors(self))
+
     def _read_data(self, what: str) -> Any:
         if self.is_fake:
             for inner in inner_tensors(self):
