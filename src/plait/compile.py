@@ -14,8 +14,8 @@ import optree
 from plait.aot.joint import InputSpec
 from plait.aot.pipeline import AOTProgram, call_backend, compile_ahead
 from plait.aot.runtime import Compiled
-from plait.aot.wrapper_layout import WrapperRefused
 from plait.aot.saving import Partitioner, choose_partitioner, min_cut_partition
+from plait.aot.wrapper_layout import WrapperRefused
 from plait.backends.registry import Backend, lookup_backend
 from plait.base import log
 from plait.base.account import Account, stage

@@ -50,6 +50,7 @@ __all__ = [
     "record_handlers",
     "resolve_name",
     "restore_entry_state",
+    "tensors_in",
     "unflatten_wrapper",
 ]
 
@@ -117,6 +118,9 @@ def resolve_name(fn: Any) -> str:
         return fn.qualname
     if isinstance(fn, OperatorPacket):
         return fn.name
+    qualname = getattr(fn, "__qualname__", "")
+    if "::" in qualname:  # the call path of an operator
+        return str(qualname)
     name = getattr(fn, "__name__", None)
     known = {op.name: f"{op.schema.namespace}::{op.name}" for op in all_overloads()}
     if name in known and (getattr(fn, "__module__", "") or "").startswith("plait"):

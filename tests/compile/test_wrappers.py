@@ -1,4 +1,4 @@
-"""Compiling functions of wrapper subclasses: against eager, with guards, and refusals with reasons."""
+"""Compiled functions of wrapper subclasses: against eager, guards, refusals with reasons."""
 
 from __future__ import annotations
 
@@ -273,9 +273,7 @@ def test_what_a_trace_would_not_see_is_refused() -> None:
     refused(lambda x: x * x.grad, r"Tensor.grad of a wrapper")
     refused(lambda x: x.sum().backward(), r"Tensor.backward\(\) of a wrapper")
     refused(lambda x: x.sum().item(), "reads the value", DataDependentError)
-    refused(
-        lambda x: TwoTensor(x.a, x.b, requires_grad=True) * 2, "that requires grad is made at "
-    )
+    refused(lambda x: TwoTensor(x.a, x.b, requires_grad=True) * 2, "that requires grad is made at ")
 
 
 # ---------------------------------------------------------------- guards

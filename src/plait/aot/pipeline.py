@@ -10,8 +10,8 @@ from plait.aot.donation import decide_donation
 from plait.aot.joint import InputSpec, JointGraph, trace_joint
 from plait.aot.partition import PartitionReport
 from plait.aot.runtime import BackwardProgram, Compiled, Runtime
-from plait.aot.wrapper_runtime import WrapperRuntime
 from plait.aot.saving import Partitioner, min_cut_partition
+from plait.aot.wrapper_runtime import WrapperRuntime
 from plait.base import log
 from plait.base.account import Account, stage
 from plait.base.config import config

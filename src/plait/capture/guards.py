@@ -339,7 +339,9 @@ class _Builder:
         self.test(f"{read} == {self.constant(context)}", f"context of {what}", _text(context), read)
         for attr in names:
             inner = getattr(t, attr)
-            self._inner(self.bind(f"{name}_{attr}", f"{name}.{attr}", what), inner, f"{what}.{attr}")
+            self._inner(
+                self.bind(f"{name}_{attr}", f"{name}.{attr}", what), inner, f"{what}.{attr}"
+            )
 
     def _inner(self, name: str, t: Tensor, what: str) -> None:
         """An inner tensor of a wrapper."""

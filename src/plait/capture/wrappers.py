@@ -100,4 +100,3 @@ class TracedWrappers:
             recorder.source = saved
         value: Value = node.results[0]
         return value
-

@@ -1,4 +1,4 @@
-"""Weights of linear layers as 8-bit integers. Knows which layers; the arithmetic is the tensor's."""
+"""Weights of linear layers as 8-bit integers. Knows layers; the arithmetic is the tensor's."""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@ Pointwise operators compute on all values and keep the mask; reductions leave ou
 count; views show both. Everything else refuses, since what it should mean is not settled.
 
 Note [Gradients of masked values]. The tape above does not know masks, so it is the step from plain
-to masked and back that puts gradients right: :meth:`MaskedTensor.of` gives 0 to what does not count,
-and :meth:`MaskedTensor.to_dense` masks what comes back. A mean is a sum divided by a count; the rule
-of ``aten::mean`` would divide by all, so that operator refuses and the method takes its place.
+to masked and back that puts gradients right: :meth:`MaskedTensor.of` gives 0 to what does not
+count, and :meth:`MaskedTensor.to_dense` masks what comes back. A mean is a sum divided by a count;
+the rule of ``aten::mean`` would divide by all, so that operator refuses and the method takes its
+place.
 """
 
 from __future__ import annotations
@@ -214,9 +215,7 @@ def _pointwise(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     return MaskedTensor(result, mask)
 
 
-def _in_place(
-    op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Any]
-) -> Any:
+def _in_place(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Any]) -> Any:
     target = args[0]
     if not isinstance(target, MaskedTensor):
         raise ArgumentTypeError(

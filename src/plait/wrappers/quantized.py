@@ -47,8 +47,7 @@ class QuantizedTensor(WrapperTensor):
             ),
         )
         check(
-            values.ndim == 2
-            and tuple(scale.shape) in ((values.shape[0], 1), (1, values.shape[1])),
+            values.ndim == 2 and tuple(scale.shape) in ((values.shape[0], 1), (1, values.shape[1])),
             ShapeMismatch,
             lambda: (
                 f"QuantizedTensor: got values of shape {tuple(values.shape)} and a scale of "
