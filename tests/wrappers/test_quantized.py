@@ -88,6 +88,22 @@ def test_a_network_keeps_its_answers() -> None:
         nn.quantize_weights(model)
 
 
+def test_autocast_converts_the_scale_alone() -> None:
+    layer = nn.Linear(16, 4, bias=False)
+    nn.quantize_weights(layer)
+    q: Any = layer.weight
+    half = q.to(plait.bfloat16)
+    assert type(half) is QuantizedTensor and half.values is q.values
+    assert half.scale.dtype is plait.bfloat16
+    x = plait.randn(3, 16)
+    with plait.autocast():
+        found = layer(x)
+    assert found.dtype is plait.bfloat16
+    np.testing.assert_allclose(
+        found.to(plait.float32).numpy(), layer(x).numpy(), atol=0.05, rtol=0.05
+    )
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_products_from_both_sides(side: str, turned: bool) -> None:

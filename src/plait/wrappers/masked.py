@@ -26,7 +26,7 @@ from plait.base.errors import (
 )
 from plait.dispatch.operator import Overload
 from plait.ops import aten
-from plait.tensor.dtype import bool_
+from plait.tensor.dtype import DType, bool_
 from plait.tensor.limits import iinfo
 from plait.tensor.tensor import Tensor
 from plait.tensor.wrapper import WrapperTensor, correct_aliasing, map_tensors
@@ -97,10 +97,11 @@ class MaskedTensor(WrapperTensor):
         counted: Tensor = ones.sum() if dim is None else ones.sum(dim, keepdim=keepdim)
         return counted
 
-    def mean(self, dim: Any = None, keepdim: bool = False) -> Tensor:
+    def mean(self, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:
         """The mean of the values that count; where none does, it does not count itself."""
-        total: Any = self.sum() if dim is None else self.sum(dim, keepdim=keepdim)
-        mean: Tensor = total / self.count(dim, keepdim)
+        source: Any = self if dtype is None else self.to(dtype)
+        total = source.sum() if dim is None else source.sum(dim, keepdim=keepdim)
+        mean: Tensor = total / source.count(dim, keepdim)
         return mean
 
     def __plait_flatten__(self) -> tuple[Sequence[str], Any]:

@@ -73,7 +73,7 @@ class QuantizedTensor(WrapperTensor):
         )
         weight = weight.detach()
         scale = weight.abs().amax(1, keepdim=True) / _LARGEST
-        scale = scale.masked_fill(scale == 0, 1.0)
+        scale = scale + (scale == 0).to(scale.dtype)  # a row of zeros has any scale
         return cls((weight / scale).round().to(int8), scale)
 
     def dequantize(self) -> Tensor:
@@ -143,6 +143,12 @@ def _each(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return QuantizedTensor(op(q.values, *args[1:], **kwargs), op(q.scale, *args[1:], **kwargs))
 
 
+def _converted(op: Overload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Another floating type: of the scale; the values stay integers."""
+    q: QuantizedTensor = args[0]
+    return QuantizedTensor(q.values, op(q.scale, **kwargs))
+
+
 _RULES: dict[str, Callable[..., Any]] = {
     aten.mm.default.qualname: _product,
     aten.addmm.default.qualname: _addmm,
@@ -151,4 +157,5 @@ _RULES: dict[str, Callable[..., Any]] = {
     aten.detach.default.qualname: _each,
     aten.alias.default.qualname: _each,
     aten.clone.default.qualname: _each,
+    "aten::_to_copy": _converted,
 }
