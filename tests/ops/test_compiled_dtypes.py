@@ -96,8 +96,7 @@ def _gradients(qualname: str, sample: SampleInput, *, compiled: bool) -> list[An
     return list(grad(outs, inputs, [compare._cotangent(o) for o in outs], allow_unused=True))
 
 
-@pytest.mark.parametrize(("qualname", "kind", "count"), _cases([dt.complex64], 1))
-def test_native_gradients_in_other_types(qualname: str, kind: DType, count: int) -> None:
+def _check_gradients(qualname: str, kind: DType, count: int) -> None:
     for sample in retyped(qualname, kind)[:count]:
         if _eager(qualname, sample) is None:
             continue
@@ -108,3 +107,16 @@ def test_native_gradients_in_other_types(qualname: str, kind: DType, count: int)
             if own is not None:
                 assert ours.dtype is own.dtype and ours.shape == own.shape, qualname
                 compare.assert_close(ours, own, family="compiled", label=qualname)
+
+
+@pytest.mark.parametrize(("qualname", "kind", "count"), _cases([dt.complex64], 1))
+def test_native_gradients_of_complex_numbers(qualname: str, kind: DType, count: int) -> None:
+    _check_gradients(qualname, kind, count)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    ("qualname", "kind", "count"), _cases([dt.float16, dt.bfloat16, dt.complex128], 1)
+)
+def test_native_gradients_in_other_types(qualname: str, kind: DType, count: int) -> None:
+    _check_gradients(qualname, kind, count)
