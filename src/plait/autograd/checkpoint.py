@@ -25,6 +25,7 @@ from plait.autograd.grad_mode import enable_grad
 from plait.autograd.graph import Node, set_history
 from plait.autograd.saved import SavedTensor, modified_error
 from plait.autograd.views import requires_grad
+from plait.base import log
 from plait.base.errors import AutogradError, InvalidArgument
 from plait.dispatch.state import autocasting, tls
 from plait.ops.random import default_generator
@@ -94,6 +95,10 @@ def checkpoint(
         if tls.predispatch is not None:
             return _tagged(called, policy, args, kwargs)
         if not tls.grad_enabled:
+            return called(*args, **kwargs)
+        if tls.vmap_levels:
+            reason = "checkpoint inside vmap keeps what it saves: samples cannot be run again alone"
+            log.record("fallback", reason, function=getattr(called, "__name__", "function"))
             return called(*args, **kwargs)
         return _Frame(called, args, kwargs).run()
 

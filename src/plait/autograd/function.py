@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "Function", "FunctionNode", "once_differentiable"]
 
+_BATCHED = DispatchKey.BATCHED.mask
 _PRE_DISPATCH = DispatchKey.PRE_DISPATCH.mask
 
 
@@ -182,6 +183,8 @@ class Function:
         A mode in the PreDispatch slot that has ``__plait_function__(cls, args, run)`` is asked
         first; ``run(*args)`` goes on as without it.
         """
+        if tls.vmap_levels and any(getattr(a, "_keys", 0) & _BATCHED for a in args):
+            return tls.vmap_levels[-1].apply_function(cls, args)
         mode = tls.predispatch
         if mode is not None and not tls.exclude & _PRE_DISPATCH:
             handler = getattr(mode, "__plait_function__", None)

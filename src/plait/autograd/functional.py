@@ -9,6 +9,7 @@ from plait.autograd import arithmetic, engine
 from plait.autograd.graph import Edge
 from plait.autograd.views import gradient_edge, history_of, requires_grad
 from plait.base.errors import ArgumentTypeError, AutogradError, InvalidArgument, ShapeMismatch
+from plait.dispatch.keys import DispatchKey
 from plait.tensor.tensor import Tensor
 
 __all__ = ["backward", "grad"]
@@ -122,6 +123,13 @@ def _roots(
     outputs: tuple[Any, ...], cotangents: OptionalTensors, what: str, create_graph: bool
 ) -> list[tuple[Edge, Tensor]]:
     """Edges and cotangents to start from."""
+    for out in outputs:
+        if hasattr(out, "_keys") and out._keys & DispatchKey.BATCHED.mask:
+            raise AutogradError(
+                f"{what}: called inside vmap, on a batched tensor of shape {tuple(out.shape)}; "
+                "expected a transform of plait.func there (grad, vjp, jacrev), or the call outside "
+                "of the mapped function."
+            )
     given = (None,) * len(outputs) if cotangents is None else _tuple(cotangents)
     if len(given) != len(outputs):
         raise AutogradError(

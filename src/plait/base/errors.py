@@ -15,6 +15,7 @@ existing code still works.
       DonatedError            RuntimeError         a tensor's memory was given to a result
       AutogradError           RuntimeError         the tape cannot be built or walked
       DataDependentError      RuntimeError         data were read where only metadata exist
+      TransformError          RuntimeError         a function cannot be mapped as it is written
       ExchangeError           BufferError          memory cannot be shared with another library
       CaptureError            RuntimeError         a function cannot be captured
       PartitionError          RuntimeError         a training graph cannot be cut as it was asked
@@ -61,6 +62,7 @@ __all__ = [
     "RegistrationError",
     "SchemaError",
     "ShapeMismatch",
+    "TransformError",
     "check",
 ]
 
@@ -114,6 +116,12 @@ class AutogradError(PlaitError, RuntimeError):
 class DataDependentError(PlaitError, RuntimeError):
     """The data of a tensor were read where only its metadata exist, as while a function is
     captured.
+    """
+
+
+class TransformError(PlaitError, RuntimeError):
+    """A function cannot be mapped over samples as it is written: it draws random numbers without
+    saying how, or keeps a tensor that exists only while it is mapped.
     """
 
 

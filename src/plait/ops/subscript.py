@@ -11,6 +11,7 @@ from typing import Any
 
 from plait.base.errors import IndexOutOfRange, MissingKernel
 from plait.dispatch.dispatcher import lookup
+from plait.dispatch.keys import DispatchKey
 from plait.ops import aten, families
 from plait.ops.calling import is_number
 from plait.symbolic.symint import SymInt
@@ -21,6 +22,7 @@ __all__ = ["get_item", "set_item"]
 
 assert families.MODULES  # the operators are defined before they are looked up
 _select = lookup("aten::select.int").call
+_BATCHED = DispatchKey.BATCHED.mask
 _slice = lookup("aten::slice.Tensor").call
 
 
@@ -38,7 +40,7 @@ def get_item(self: Tensor, index: Any) -> Tensor:
             out = aten.unsqueeze.default(out, dim)
         elif isinstance(item, slice):
             out = _sliced(out, dim, item)
-        elif isinstance(item, Tensor) and item.ndim:
+        elif _is_tensor_index(item):
             out = _taken(out, dim, item)
             dim += item.ndim - 1
         else:
@@ -46,6 +48,11 @@ def get_item(self: Tensor, index: Any) -> Tensor:
             continue
         dim += 1
     return aten.alias.default(self) if out is self else out
+
+
+def _is_tensor_index(item: Any) -> bool:
+    """Whether positions are taken by their tensor: one without dims is read, unless vmap has it."""
+    return isinstance(item, Tensor) and bool(item.ndim or item._keys & _BATCHED)
 
 
 def _position(item: Any) -> int:
@@ -110,7 +117,7 @@ def set_item(self: Tensor, index: Any, value: Any) -> None:
         _set_masked(self, index, value)
         return
     items = _items(self, index)
-    if any(isinstance(item, Tensor) and item.ndim for item in items):
+    if any(map(_is_tensor_index, items)):
         raise MissingKernel(
             "setitem: assignment through an index tensor is not supported; use index_add, scatter "
             "or scatter_add, which return a new tensor."

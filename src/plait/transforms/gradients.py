@@ -9,6 +9,7 @@ their own first, so that each sample has its own gradient.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from plait.transforms.batching.tensor import (
     physical,
 )
 
-__all__ = ["grad", "positions", "pull_back_of", "value_and_grad", "vjp"]
+__all__ = ["grad", "named_after", "positions", "pull_back_of", "value_and_grad", "vjp"]
 
 
 def value_and_grad(
@@ -62,11 +63,19 @@ def value_and_grad(
         value = _value(output, has_aux)
         keep = is_grad_enabled() and _depends_on_others(value, fresh)
         found = _gradients((value,), fresh, None, keep=keep)
+        _end(fresh)
         if not keep:
             output = optree.tree_map(_detached, output)
         return output, optree.tree_unflatten(structure, found)
 
-    return with_gradients
+    return named_after(f, with_gradients)
+
+
+def named_after(f: Callable[..., Any], transformed: Callable[..., Any]) -> Callable[..., Any]:
+    """``transformed`` with the name, signature and documentation of ``f``, if it has them."""
+    if hasattr(f, "__name__"):
+        functools.update_wrapper(transformed, f, updated=())
+    return transformed
 
 
 def grad(
@@ -82,7 +91,7 @@ def grad(
         output, found = both(*args, **kwargs)
         return (found, output[1]) if has_aux else found
 
-    return gradients
+    return named_after(f, gradients)
 
 
 def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
@@ -127,7 +136,10 @@ def pull_back_of(
 
     cut = _detached_unless(hidden)
     shown = optree.tree_map(cut, output)
-    return ((shown, pull, optree.tree_map(cut, aux)) if has_aux else (shown, pull)), fresh
+    if has_aux:
+        aux = optree.tree_map(cut, aux)
+    _end(fresh)
+    return ((shown, pull, aux) if has_aux else (shown, pull)), fresh
 
 
 def positions(argnums: int | tuple[int, ...], count: int) -> list[int]:
@@ -165,12 +177,22 @@ def _fresh(leaf: Tensor) -> Tensor:
     return fresh
 
 
+def _has_ended(leaf: Tensor) -> bool:
+    return "transform_has_ended" in vars(leaf)
+
+
 def _run(f: Callable[..., Any], args: Any, kwargs: Any, fresh: list[Tensor]) -> Any:
     try:
         with enable_grad():
             return f(*args, **kwargs)
     finally:
         forget(fresh)
+
+
+def _end(fresh: list[Tensor]) -> None:
+    """Mark the leaves of a transform that has what it wants of them."""
+    for t in fresh:
+        vars(physical(t))["transform_has_ended"] = True
 
 
 def _value(output: Any, has_aux: bool) -> Tensor:
@@ -220,18 +242,21 @@ def _start(value: Tensor) -> Tensor:
 
 
 def _depends_on_others(value: Tensor, fresh: list[Tensor]) -> bool:
-    """Whether the tape below ``value`` reaches a leaf that is not one of ``fresh``."""
+    """Whether the tape below ``value`` reaches a leaf that is not one of ``fresh``.
+
+    Leaves of transforms that have ended do not count: nobody differentiates by them any more.
+    """
     own = {id(physical(t)) for t in fresh}
     value = physical(value)
     top = history_of(value)
     if top is None:
-        return requires_grad(value) and id(value) not in own
+        return requires_grad(value) and id(value) not in own and not _has_ended(value)
     stack: list[Node] = [top]
     seen: set[Node] = {top}
     while stack:
         node = stack.pop()
         variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in own:
+        if variable is not None and id(variable) not in own and not _has_ended(variable):
             return True
         for edge in node.next_edges:
             if edge is not None and edge[0] not in seen:

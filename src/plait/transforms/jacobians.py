@@ -17,7 +17,7 @@ from plait.autograd.graph import is_differentiable
 from plait.base.errors import ArgumentTypeError, ShapeMismatch
 from plait.dispatch.dispatcher import lookup
 from plait.tensor.tensor import Tensor
-from plait.transforms.gradients import positions, pull_back_of, vjp
+from plait.transforms.gradients import named_after, positions, pull_back_of, vjp
 from plait.transforms.vmap import vmap
 
 __all__ = ["hessian", "jacfwd", "jacrev", "jvp", "linearize"]
@@ -158,7 +158,7 @@ def jacrev(
         found = optree.tree_unflatten(structure, per_output)
         return (found, *aux) if has_aux else found
 
-    return jacobian
+    return named_after(f, jacobian)
 
 
 def jacfwd(
@@ -198,7 +198,7 @@ def jacfwd(
         found = optree.tree_map(split, columns)
         return (found, *aux) if has_aux else found
 
-    return jacobian
+    return named_after(f, jacobian)
 
 
 def hessian(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:

@@ -5,13 +5,12 @@ Owns the reading of ``in_dims`` and ``out_dims``; the operators are batched by `
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import optree
 
-from plait.base.errors import IndexOutOfRange, InvalidArgument, check
+from plait.base.errors import IndexOutOfRange, InvalidArgument, TransformError, check
 from plait.dispatch.dispatcher import lookup
 from plait.dispatch.state import tls
 from plait.tensor.tensor import Tensor
@@ -22,6 +21,7 @@ from plait.transforms.batching.tensor import (
     entered,
     remove_level,
 )
+from plait.transforms.gradients import named_after
 
 __all__ = ["vmap"]
 
@@ -39,17 +39,21 @@ def vmap(
     """A function that runs ``fn``, written for one sample, on all samples at once.
 
     in_dims: the dim of each argument along which its samples lie; an int for all, or a (nested)
-        tuple or list that matches the positional arguments, None for what all samples share.
-        Keyword arguments are mapped along dim 0.
-    out_dims: the dim of each result along which the samples are laid, likewise.
+        tuple or list that matches the positional arguments, None for what all samples share,
+        such as every keyword argument.
+    out_dims: the dim of each result along which the samples are laid, likewise; None for results
+        that are the same for all, which need not be tensors.
     randomness: "error" refuses random operators, "different" draws for each sample, "same" draws
         once for all.
     chunk_size: run so many samples at a time.
 
     Results own their memory unless ``fn`` returns an argument or a view of one. In-place operators
-    write the caller's tensor where their target is batched. Raises InvalidArgument (a ValueError)
-    for ``in_dims`` or ``out_dims`` that do not fit the structure, for samples of different number,
-    and for random operators under "error"; DataDependentError where ``fn`` reads a value.
+    write the caller's tensor where their target is batched.
+
+    Raises InvalidArgument (a ValueError) for ``in_dims`` or ``out_dims`` that do not fit the
+    structure and for samples of different number; TransformError for random operators under
+    "error"; DataDependentError where ``fn`` reads a value and InplaceError where it writes samples
+    into a tensor that has none.
 
     >>> import plait
     >>> dot = plait.vmap(lambda x, y: (x * y).sum())
@@ -62,7 +66,7 @@ def vmap(
     """
     check(
         randomness in ("error", "different", "same"),
-        InvalidArgument,
+        TransformError,
         lambda: (
             f"vmap: argument 'randomness' is {randomness!r}; expected 'error', 'different' or "
             "'same'. (Only allowed values for randomness are 'error', 'different', or 'same')"
@@ -83,7 +87,7 @@ def vmap(
             return call.run(leaves, dims, size)
         return call.in_chunks(leaves, dims, size, chunk_size)
 
-    return functools.update_wrapper(mapped, fn) if hasattr(fn, "__name__") else mapped
+    return named_after(fn, mapped)
 
 
 # ---------------------------------------------------------------- arguments
@@ -120,9 +124,9 @@ def _read_inputs(
             f" {spec.children()[0]}; expected the same, or an int or "
             "None in place of a part."
         )
-    rest = [0 if isinstance(t, Tensor) else None for t in leaves[len(positional) :]]
+    rest: list[int | None] = [None] * (len(leaves) - len(positional))
     dims = [
-        _checked_dim(what, leaf, dim, isinstance(in_dims, int))
+        _checked_dim(what, leaf, dim)
         for leaf, dim in zip(leaves, [*positional, *rest], strict=True)
     ]
     return leaves, dims, spec
@@ -133,6 +137,8 @@ def _broadcast(prefix: Any, tree: Any) -> list[Any] | None:
     if prefix is None or isinstance(prefix, int):
         return [prefix] * optree.tree_structure(tree, none_is_leaf=True).num_leaves
     outer, inner = _children(prefix), _children(tree)
+    if outer is None and inner is None:
+        return [prefix]  # not an int, which the caller says
     if outer is None or inner is None or outer.keys() != inner.keys():
         return None
     found: list[Any] = []
@@ -152,7 +158,7 @@ def _children(tree: Any) -> dict[Any, Any] | None:
     return dict(zip(entries, children, strict=True))
 
 
-def _checked_dim(what: str, leaf: Any, dim: Any, broadcast: bool) -> int | None:
+def _checked_dim(what: str, leaf: Any, dim: Any) -> int | None:
     if dim is None:
         return None
     if not isinstance(dim, int) or isinstance(dim, bool):
@@ -245,19 +251,19 @@ class _Call:
         return unwrapped, spec, out_dims
 
     def _out_dims(self, result: Any, spec: Any, flat: Sequence[Any]) -> list[int | None]:
-        for t in flat:
-            if not isinstance(t, Tensor):
-                raise InvalidArgument(
-                    f"vmap({self.name}): `{self.name}` must only return Tensors, got type "
-                    f"{type(t).__name__}. Return a tensor."
-                )
         out_dims = self.out_dims
         found: list[Any] | None
         if isinstance(out_dims, tuple | list) and len(out_dims) == 1 and spec.is_leaf():
             found = list(out_dims)
         else:
             found = _broadcast(out_dims, result)
-        if found is None or not all(d is None or isinstance(d, int) for d in found):
+        if not all(d is None or isinstance(d, int) for d in found or ()):
+            raise InvalidArgument(
+                f"vmap({self.name}, out_dims={out_dims!r}): `out_dims` must be an int, None or a "
+                "python collection of ints representing where in the outputs the vmapped dimension "
+                "should appear."
+            )
+        if found is None:
             raise InvalidArgument(
                 f"vmap({self.name}, out_dims={out_dims}): out_dims is not compatible with the "
                 f"structure of `outputs`; got outputs of structure {spec}; expected the same, or "
@@ -267,6 +273,11 @@ class _Call:
 
     def _unwrapped(self, t: Any, dim: int | None, level: Level) -> Any:
         has_samples = _is_at(t, level)
+        if dim is not None and not isinstance(t, Tensor):
+            raise InvalidArgument(
+                f"vmap({self.name}): `{self.name}` must only return Tensors, got type "
+                f"{type(t).__name__}. Return a tensor, or set its place in out_dims to None."
+            )
         if dim is None:
             if has_samples:
                 raise InvalidArgument(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from plait.base import log
-from plait.base.errors import InplaceError, InvalidArgument, check
+from plait.base.errors import InplaceError, InvalidArgument, PlaitError, check
 from plait.dispatch.dispatcher import lookup, register_fallback
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.operator import Overload
@@ -121,7 +121,20 @@ def _run(op: Overload, way: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     if level is None:
         with lowered_to(0):
             return op.call(*args, **kwargs)
-    return way(op, level, args, kwargs)
+    try:
+        return way(op, level, args, kwargs)
+    except PlaitError as error:
+        _note_samples(error, level)
+        raise
+
+
+def _note_samples(error: PlaitError, level: Level) -> None:
+    """Say, once for each level, that shapes in the message may hold its samples."""
+    note = (
+        f"Inside vmap level {level.number}: shapes may begin with its {level.batch_size} samples."
+    )
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def _run_random(op: Overload, *args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.base.errors import InvalidArgument, ShapeMismatch, check
+from plait.base.errors import InplaceError, ShapeMismatch, TransformError, check
 from plait.dispatch.operator import Overload
 from plait.tensor.layout import numel
 from plait.transforms.batching.call import Call, Rule, run
@@ -14,10 +14,10 @@ __all__ = ["RULES", "check_allowed"]
 
 
 def check_allowed(op: Overload, level: Level) -> None:
-    """Raise InvalidArgument where the vmap was not told how to draw."""
+    """Raise TransformError where the vmap was not told how to draw."""
     check(
         level.randomness != "error",
-        InvalidArgument,
+        TransformError,
         lambda: (
             f"{op.qualname}: vmap: called random operation while in randomness error mode; got "
             "randomness='error'; expected 'different' (each sample draws its own numbers) or "
@@ -53,10 +53,10 @@ def _by_values(call: Call) -> tuple[Any, Any]:
 
 
 def _is_drawn_once(call: Call) -> bool:
-    """Whether there is one draw for all. InvalidArgument where the samples do not allow that."""
+    """Whether there is one draw for all. TransformError where the samples do not allow that."""
     same = call.level.randomness == "same"
     if same and call.is_batched(0):
-        raise InvalidArgument(
+        raise TransformError(
             f"{call.op.qualname}: vmap cannot draw the same numbers for samples of different "
             "probabilities; got randomness='same' and a batched tensor; expected an unbatched one. "
             "Compare with rand of one sample instead. (Vmap does not currently support same "
@@ -100,7 +100,7 @@ def _in_place(call: Call) -> tuple[Any, Any]:
     if not call.is_batched(0):
         if call.level.randomness == "same":
             return call.op.call(call.args[0], *rest), None
-        raise InvalidArgument(
+        raise InplaceError(
             f"{call.op.qualname}: vmap cannot draw different numbers for each sample into a tensor "
             "that all samples share; expected a batched target. Use the out-of-place form. (vmap: "
             "the in-place operation is not possible)"

@@ -7,11 +7,11 @@ rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
-from plait.base.errors import DataDependentError, InvalidArgument
+from plait.base.errors import DataDependentError, TransformError
 from plait.dispatch.dispatcher import lookup
 from plait.dispatch.keys import DispatchKey
 from plait.dispatch.state import tls
@@ -40,6 +40,9 @@ class Level:
     """One vmap that is running: how deep it is, how many samples it has, how it draws."""
 
     __slots__ = ("batch_size", "is_running", "number", "randomness")
+
+    apply_function: ClassVar[Callable[[Any, Any], Any]]
+    """Applies an autograd.Function to batched tensors; set by the module that does."""
 
     def __init__(self, number: int, batch_size: Any, randomness: str) -> None:
         self.number = number
@@ -100,11 +103,23 @@ class BatchedTensor(Tensor):
         return self.value._version
 
     def _read_data(self, what: str) -> Any:
+        seen = (
+            "attempting to use a Tensor in some data-dependent control flow"
+            if what == "bool"
+            else "calling .item() on a Tensor"
+        )
         raise DataDependentError(
             f"vmap: {what} reads the value of a batched tensor of shape {tuple(self.shape)}, which "
             f"differs from sample to sample; expected no read of data inside vmap. Keep the "
-            "decision in operators (where, masks), or read the value outside of vmap. (It looks "
-            f"like you're calling .{what}() on a Tensor inside of vmap)"
+            "decision in operators (where, masks), or read the value outside of vmap. (vmap: It "
+            f"looks like you're {seen})"
+        )
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Refused: it would set the flag of the caller's tensor. TransformError."""
+        raise TransformError(
+            "requires_grad_: called on a batched tensor inside vmap; expected the transforms of "
+            "plait.func there (grad, vjp, jacrev), or the call outside of the mapped function."
         )
 
     def __repr__(self) -> str:
@@ -223,9 +238,9 @@ def _has_level(t: Tensor, level: Level) -> bool:
 
 
 def check_running(t: BatchedTensor) -> None:
-    """Raise InvalidArgument for a batched tensor whose vmap has ended."""
+    """Raise TransformError for a batched tensor whose vmap has ended."""
     if not t.level.is_running:
-        raise InvalidArgument(
+        raise TransformError(
             f"vmap: a batched tensor of shape {tuple(t.shape)} is used after its vmap has ended; "
             "expected it to stay inside. Return it from the mapped function instead of storing it."
         )
