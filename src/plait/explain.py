@@ -73,7 +73,10 @@ class EntryExplanation:
     mutated: list[str]  # inputs that are written, by source text
     aliased: list[str]  # outputs that are inputs, or views, in words
     random_calls: int
-    donations: dict[str, str] = field(default_factory=dict)  # input -> what became of its memory
+    runs_eagerly: bool = False  # the function itself is called; ``fallbacks`` say why
+    donations: dict[str, str] = field(
+        default_factory=dict
+    )  # donated or written input -> what holds its memory
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -189,6 +192,7 @@ def _entry(entry: Entry) -> EntryExplanation:
         mutated=[],
         aliased=[],
         random_calls=0,
+        runs_eagerly=entry.run is None,
         events=_events(entry.account.events),
     )
     compiled = entry.segments[0].compiled
@@ -217,7 +221,9 @@ def _add_program(found: EntryExplanation, compiled: AOTProgram) -> None:
         is_quiet = compiled.joint.is_training and meta.input_info[i].mutations_under_no_grad
         quiet = ", unseen by autograd" if is_quiet else ""
         place = "put into it at once" if i in reused else "copied into it after the call"
-        found.mutated.append(f"{inputs[i]}: its new value is {place}{quiet}")
+        why = found.donations.get(inputs[i], "").partition("not overwritten: ")[2]
+        because = f" ({why})" if why else ""
+        found.mutated.append(f"{inputs[i]}: its new value is {place}{because}{quiet}")
     labels = [d.expr() for d in compiled.captured.output_descs]
     for label, info in zip(labels, meta.output_info, strict=True):
         text = _alias_text(info, inputs, labels)
@@ -267,8 +273,9 @@ def _entry_lines(entry: EntryExplanation) -> list[str]:
     lines += _section("unguarded reads", [f"{t}: {why}" for t, why in entry.unguarded.items()])
     lines += _section("tensors held by the program", entry.held, empty=False)
     lines += _section("written inputs", entry.mutated)
-    given = [f"{name}: {what}" for name, what in entry.donations.items()]
-    lines += _section("memory of donated and written inputs", given, empty=False)
+    written = {line.partition(": ")[0] for line in entry.mutated}
+    given = [f"{name}: {what}" for name, what in entry.donations.items() if name not in written]
+    lines += _section("donated inputs", given, empty=False)
     lines += _section("aliased outputs", entry.aliased)
     lines.append(_seconds_text("compile time", entry.compile_seconds))
     if "backward" in entry.graphs:
@@ -278,11 +285,12 @@ def _entry_lines(entry: EntryExplanation) -> list[str]:
         lines += _section(f"kernels, {name}", [_kernel_text(k) for k in kernels])
     if entry.partition is not None:
         lines.append(f"partition: {entry.partition}")
-    lines += _section("fallbacks", entry.fallbacks)
+    lines += _section("fallbacks", [_fallback_text(e) for e in entry.fallbacks])
     shown = ("fallback", "cache", "native_compile", "recompile", *_OF_THE_PROCESS)
     others = [e for e in entry.events if e.kind not in shown]
     lines += _section("also recorded", others, empty=False)
-    return [f"entry {entry.number}:", *_indented(lines)]
+    eagerly = " (its calls run eagerly)" if entry.runs_eagerly else ""
+    return [f"entry {entry.number}{eagerly}:", *_indented(lines)]
 
 
 def _seconds_text(title: str, seconds: dict[str, float]) -> str:
@@ -301,6 +309,12 @@ def _cache_lines(entry: EntryExplanation) -> list[str]:
     times = {reason: reasons.count(reason) for reason in reasons}
     told = [f"  {r}" if n == 1 else f"  {r} ({n} times)" for r, n in times.items()]
     return [f"cache: {total}", *told]
+
+
+def _fallback_text(event: Event) -> str:
+    """The reason, the user's line and the graph, as far as they are known."""
+    line, graph = event.fields.get("line"), event.fields.get("graph")
+    return f"{event.reason}{f' at {line}' if line else ''}{f', in the {graph}' if graph else ''}"
 
 
 def _kernel_text(kernel: Any) -> str:

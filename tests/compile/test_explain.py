@@ -192,7 +192,7 @@ def test_donations_are_part_of_the_report() -> None:
 
     (entry,) = plait.explain(step, donate="p")(plait.ones(64), plait.ones(64)).entries
     assert entry.donations == {"p": "holds output"}
-    assert "memory of donated and written inputs:\n    p: holds output" in str(entry)
+    assert "donated inputs:\n    p: holds output" in str(entry)
 
 
 def test_budgets_and_symbolic_sizes_are_told_with_the_saved_bytes() -> None:
@@ -245,6 +245,30 @@ def test_fallbacks_have_their_reasons() -> None:
     base = plait.ones(4)
     (entry,) = plait.explain(overlapping)(base[:3], base[1:]).entries
     assert [e.reason for e in entry.fallbacks] == ["written arguments overlap others: x and y"]
+    assert entry.runs_eagerly and str(entry).startswith("entry 0 (its calls run eagerly):")
+    assert "overlap of written arguments with others: x with y" in str(entry)
+
+
+def test_a_fallback_is_told_with_the_users_line() -> None:
+    @plait.library.custom_op("explaintest::opaque", mutates_args=())
+    def opaque(x: plait.Tensor) -> plait.Tensor:
+        return x.clone()
+
+    opaque.register_fake(lambda x: plait.empty_like(x))
+    (entry,) = plait.explain(lambda x: opaque(x * 2.0) + 1.0)(plait.ones(3)).entries
+    (line,) = [part for part in str(entry).splitlines() if "explaintest::opaque has" in part]
+    assert f" at {__file__}:" in line and line.endswith(", in the forward")
+
+
+def test_arguments_that_are_one_tensor_are_named() -> None:
+    compiled = plait.compile(lambda x, y: x.add_(1.0) + y, backend="aot_eager")
+    a = plait.ones(4)
+    compiled(a, a)
+    compiled(a, plait.ones(4))
+    compiled(a, a[:])
+    same, overlap = [r.failure for r in compiled.recompiles]
+    assert str(same) == "y: expected the same tensor as x, got another tensor (condition y is x)"
+    assert (overlap.expected, overlap.got) == ("none", "x with y")
 
 
 def test_cache_outcomes_are_counted_with_what_differed(tmp_path: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,13 @@ def _bind(scope: dict[str, Any], names: str, value: Any) -> None:
     scope.update(zip(targets, value, strict=True))
 
 
+class _Words(str):
+    """A value found that is told in words."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def _text(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
@@ -264,7 +272,8 @@ class _Builder:
             return
         keys = self.constant(s.detail)
         test = f"type({s.access}) is dict and tuple({s.access}) == {keys}"
-        self.test(test, f"keys of {what}", repr(s.detail), f"tuple({s.access})")
+        shown = f"{what} is a dict with the keys {s.detail!r}"
+        self.test(test, f"keys of {what}", repr(s.detail), f"tuple({s.access})", shown)
 
     def leaf(self, value: Any, access: str) -> None:
         what = label_of(access, self.names)
@@ -507,6 +516,10 @@ def aliased_writes(
     return tuple(pairs)
 
 
+def _pairs(exprs: list[str], pairs: Sequence[tuple[int, int]]) -> _Words:
+    return _Words(", ".join(f"{exprs[i]} with {exprs[j]}" for i, j in pairs) or "none")
+
+
 def build_guards(
     program: CapturedProgram, names: tuple[str, ...], written: Sequence[int] = ()
 ) -> GuardSet:
@@ -534,6 +547,7 @@ def build_guards(
         builder.structure(structure)
     by_access = {i.access: i for i in program.inputs if i.access is not None}
     known: dict[int, str] = {}
+    labels: dict[int, str] = {}
     variables: dict[int, str] = {}
     for leaf in program.leaves:
         if not isinstance(leaf.value, Tensor):
@@ -542,16 +556,14 @@ def build_guards(
             i = by_access[leaf.access]
             name = builder.bind(f"a{len(known)}", leaf.access, i.desc.expr())
             known[id(leaf.value)] = variables[id(i)] = name
+            labels[id(leaf.value)] = i.desc.expr()
             builder.tensor(name, i)
         else:
-            same = known[id(leaf.value)]
+            same, first = known[id(leaf.value)], labels[id(leaf.value)]
             text = label_of(leaf.access, names)
-            builder.test(
-                f"{leaf.access} is {same}",
-                text,
-                "the same tensor as another argument",
-                "'another tensor'",
-            )
+            other = builder.constant(_Words("another tensor"))
+            expected, shown = f"the same tensor as {first}", f"{text} is {first}"
+            builder.test(f"{leaf.access} is {same}", text, expected, other, shown)
     modules = ModuleGuard(program)
     _module_steps(builder, modules, program, variables)
     builder.external()
@@ -562,9 +574,11 @@ def build_guards(
         pairs = aliased_writes([i.example for i in program.inputs], written)
         found, expected = builder.constant(aliased_writes), builder.constant(pairs)
         read = f"{found}([{result}], {tuple(written)})"
-        builder.test(
-            f"{read} == {expected}", "overlap of written arguments with others", str(pairs), read
-        )
+        exprs = [i.desc.expr() for i in program.inputs]
+        what = "overlap of written arguments with others"
+        shown = f"the {what} is as when it was compiled"
+        got = f"{builder.constant(partial(_pairs, exprs))}({read})"
+        builder.test(f"{read} == {expected}", what, _pairs(exprs, pairs), got, shown)
     return GuardSet(builder.steps, builder.scope, f"[{result}]", modules)
 
 

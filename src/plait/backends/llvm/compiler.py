@@ -93,7 +93,8 @@ def compile_graph(graph: Graph, options: Mapping[str, Any] | None = None) -> Com
         program = Program(graph, lowered, execute)
         return CompiledGraph(graph, [program], program.run)
     for node, reason in lowered.unsupported.items():
-        record("fallback", reason, operator=node.op.qualname, result=str(node), graph=graph.name)
+        line = "{}:{}".format(*node.source[-1][:2]) if node.source else ""
+        record("fallback", reason, operator=node.op.qualname, line=line, graph=graph.name)
     segments = split(graph, set(lowered.unsupported))
     runner = _Segmented(graph, segments, execute)
     return CompiledGraph(graph, runner.programs, runner)
