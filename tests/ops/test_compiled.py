@@ -26,6 +26,9 @@ FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 NOT_NATIVE = {
     "aten::empty_strided": "memory with gaps or repeats",
     "aten::as_strided_scatter": "as_strided_scatter into a view that may begin elsewhere",
+    "aten::floor_divide": "integers divided by what may be 0",
+    "aten::remainder.Tensor": "integers divided by what may be 0",
+    "aten::fmod.Tensor": "integers divided by what may be 0",
     "aten::index_select": "index_select of a 0-d tensor",
     "aten::gather": "gather of a 0-d tensor",
     "aten::scatter.src": "scatter into a 0-d tensor",

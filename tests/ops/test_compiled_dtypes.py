@@ -23,6 +23,9 @@ OPERATORS = [q for q in sampled() if not lookup(q).is_composite and not q.endswi
 
 # What may run eagerly inside a compiled graph: operator -> how the recorded reason begins.
 NOT_NATIVE = {
+    "aten::floor_divide": "integers divided by what may be 0",
+    "aten::remainder.Tensor": "integers divided by what may be 0",
+    "aten::fmod.Tensor": "integers divided by what may be 0",
     "aten::as_strided_scatter": "as_strided_scatter into a view that may begin elsewhere",
 }
 
@@ -97,7 +100,8 @@ def _gradients(qualname: str, sample: SampleInput, *, compiled: bool) -> list[An
 
 
 def _check_gradients(qualname: str, kind: DType, count: int) -> None:
-    for sample in retyped(qualname, kind)[:count]:
+    has_rules = any(rule is not None for rule in (lookup(qualname).vjp or {}).values())
+    for sample in retyped(qualname, kind)[: count if has_rules else 0]:
         if _eager(qualname, sample) is None:
             continue
         wanted = _gradients(qualname, sample, compiled=False)

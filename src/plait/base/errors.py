@@ -9,6 +9,7 @@ existing code still works.
       ArgumentTypeError       TypeError            an argument has the wrong Python type
       ShapeMismatch           RuntimeError         shapes do not fit together
       DtypeMismatch           RuntimeError         dtypes do not fit together
+      DivisionByZero          RuntimeError         integers were divided by 0; a ZeroDivisionError
       DeviceMismatch          RuntimeError         tensors live on different devices
       IndexOutOfRange         IndexError           a dimension or an index does not exist
       InplaceError            RuntimeError         a tensor may not be modified in place here
@@ -44,6 +45,7 @@ __all__ = [
     "DataDependentError",
     "DeviceMismatch",
     "DispatchError",
+    "DivisionByZero",
     "DonatedError",
     "DtypeMismatch",
     "ExchangeError",
@@ -87,6 +89,12 @@ class ShapeMismatch(PlaitError, RuntimeError):
 
 class DtypeMismatch(PlaitError, RuntimeError):
     """Dtypes do not fit together, or an operator does not take this dtype. Convert with
+    `.to(dtype)`.
+    """
+
+
+class DivisionByZero(PlaitError, RuntimeError, ZeroDivisionError):
+    """Integers were divided by 0. Floating numbers give infinities and NaN instead: convert with
     `.to(dtype)`.
     """
 

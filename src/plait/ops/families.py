@@ -3,6 +3,7 @@
 from plait.ops import attention as _attention
 from plait.ops import complex as _complex
 from plait.ops import creation as _creation
+from plait.ops import divisions as _divisions
 from plait.ops import extremum as _extremum
 from plait.ops import indexing as _indexing
 from plait.ops import joining as _joining
@@ -25,6 +26,7 @@ MODULES = (
     _attention,
     _complex,
     _creation,
+    _divisions,
     _extremum,
     _indexing,
     _joining,

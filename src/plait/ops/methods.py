@@ -43,7 +43,7 @@ def _binary(tensor_op: Overload, scalar_op: Overload) -> Callable[..., Any]:
 
 
 def _pair(name: str, scalar: str = "Scalar", tensor: str = "Tensor") -> Callable[..., Any]:
-    return _binary(lookup(f"aten::{name}.{tensor}"), lookup(f"aten::{name}.{scalar}"))
+    return _binary(lookup(f"aten::{name}.{tensor}".rstrip(".")), lookup(f"aten::{name}.{scalar}"))
 
 
 def _reflected(op: Callable[[Tensor, Any], Any]) -> Callable[..., Any]:
@@ -97,6 +97,14 @@ def _operators() -> dict[str, Callable[..., Any]]:
         "__pow__": _pair("pow", "Tensor_Scalar", "Tensor_Tensor"),
         "__ipow__": _pair("pow_"),
         "__rpow__": _reflected(lambda x, n: aten.pow.Scalar(n, x)),
+        "__floordiv__": _pair("floor_divide", "Scalar", ""),
+        "__ifloordiv__": _pair("floor_divide_", "Scalar"),
+        "__mod__": _pair("remainder"),
+        "__imod__": _pair("remainder_"),
+        "__lshift__": _pair("bitwise_left_shift", "Tensor_Scalar"),
+        "__ilshift__": _pair("bitwise_left_shift_", "Tensor_Scalar"),
+        "__rshift__": _pair("bitwise_right_shift", "Tensor_Scalar"),
+        "__irshift__": _pair("bitwise_right_shift_", "Tensor_Scalar"),
         "__neg__": _unary("neg"),
         "__abs__": _unary("abs"),
         "__invert__": _unary("bitwise_not"),

@@ -114,6 +114,8 @@ _binary("mul.Tensor", "div.Tensor")
 _binary("maximum", "minimum", "logical_and", "logical_or", "logical_xor")
 _binary(*[f"{name}.Tensor" for name in ("eq", "ne", "lt", "le", "gt", "ge")])
 _binary("pow.Tensor_Tensor", among=_NUMBERS, low=0.5)
+_DIVISIONS = ("floor_divide", "remainder", "fmod")
+_binary("floor_divide", "remainder.Tensor", "fmod.Tensor", among=_NUMBERS, low=1.0)
 _INTEGERS = (*_NUMBERS[2:], dtypes.bool_)
 
 
@@ -127,6 +129,23 @@ def _bits() -> Iterator[SampleInput]:
 def _bits_scalar() -> Iterator[SampleInput]:
     for dtype in _INTEGERS:
         yield SampleInput(make(5, dtype=dtype), 5, name=dtype.name)
+
+
+@sampler("aten::bitwise_left_shift.Tensor", "aten::bitwise_right_shift.Tensor")
+def _shifts() -> Iterator[SampleInput]:
+    for dtype in _NUMBERS[2:]:
+        x, y = make(70, dtype=dtype, low=-100, high=100), np.arange(70) - 2
+        yield SampleInput(x, from_numpy(y.astype(dtype.numpy)), name=dtype.name)
+    x = transposed(3, 4, dtype=dtypes.int32)
+    yield SampleInput(x, make(4, dtype=dtypes.int64, low=0, high=9), name="transposed")
+
+
+@sampler("aten::bitwise_left_shift.Tensor_Scalar", "aten::bitwise_right_shift.Tensor_Scalar")
+def _shifts_by_a_number() -> Iterator[SampleInput]:
+    for dtype in _NUMBERS[2:]:
+        for number in (0, 3, 8, -1):
+            x = make(5, dtype=dtype, low=-100, high=100)
+            yield SampleInput(x, number, name=f"{dtype.name}_{number}")
 
 
 @sampler("aten::bitwise_not")
@@ -161,6 +180,7 @@ _scalar("sub.Scalar", "rsub.Scalar", among=_NUMBERS, extra=((1.5, 2),))
 _scalar("mul.Scalar", "div.Scalar", numbers=(2, True, 1.5))
 _scalar(*[f"{name}.Scalar" for name in ("eq", "ne", "lt", "le", "gt", "ge")], numbers=(1, 1.5))
 _scalar("pow.Tensor_Scalar", numbers=(2, 3, 0, 0.5, 1.5), low=0.5)
+_scalar(*[f"{name}.Scalar" for name in _DIVISIONS], among=_NUMBERS, numbers=(2, -3, 1.5))
 _scalar("clamp_min", "clamp_max", among=_NUMBERS, numbers=(1, 0.5))
 _scalar("fill.Scalar", numbers=(1, 2.5))
 

@@ -15,6 +15,7 @@ from plait.backends.llvm.lowering.context import (
     SHORT,
     Context,
     Rule,
+    Unsupported,
     compute_dtype,
     lowers,
     operand_term,
@@ -136,11 +137,6 @@ def clamp(x: T, low: T | None, high: T | None) -> T:
     return x if high is None else minimum(x, high)
 
 
-def remainder(x: T, y: T) -> T:
-    """Python's %."""
-    return binary("mod", x, y)
-
-
 def rounding_div(mode: str | None) -> Callable[[T, T], T]:
     """div with rounding_mode."""
     return op2({None: "div", "floor": "floordiv", "trunc": "truncdiv"}[mode])
@@ -180,8 +176,8 @@ BINARY: dict[str, tuple[Callable[[T, T], T], int]] = {
     "mul": (mul, 1), "maximum": (maximum, 1), "minimum": (minimum, 1),
     "atan2": (op2("atan2"), DEAR),
     "bitwise_and": (op2("and"), 1), "bitwise_or": (op2("or"), 1), "bitwise_xor": (op2("xor"), 1),
-    "remainder": (remainder, 3), "fmod": (op2("fmod"), 3), "floor_divide": (op2("floordiv"), 3),
     "copysign": (op2("copysign"), 1), "bitwise_left_shift": (op2("shl"), 1),
+    "bitwise_right_shift": (op2("shr"), 1),
 }
 # Compute type: the common type of the operands; result i1.
 COMPARISONS: dict[str, Callable[[T, T], T]] = {
@@ -262,6 +258,22 @@ def rsub_rule(cx: Context, x: Any, y: Any, alpha: Any = 1) -> Stage:
 def div_rule(cx: Context, x: Any, y: Any, rounding_mode: str | None = None) -> Stage:
     """x / y, rounded as asked."""
     return cx.pointwise(rounding_div(rounding_mode), [x, y], compute_dtype(cx.dtype()), cost=3)
+
+
+def _division_rule(name: str) -> Rule:
+    """Integers only by numbers that are not 0: by 0 is an error, which kernels do not raise."""
+
+    def rule(cx: Context, x: Any, y: Any) -> Stage:
+        dtype = compute_dtype(cx.dtype())
+        if not is_float(dtype) and (isinstance(y, Stage | Expr) or y == 0):
+            raise Unsupported("integers divided by what may be 0")
+        return cx.pointwise(op2(name), [x, y], dtype, cost=3)
+
+    return rule
+
+
+for _name, _rounded in (("floor_divide", "floordiv"), ("remainder", "mod"), ("fmod", "fmod")):
+    lowers(f"aten::{_name}")(_division_rule(_rounded))
 
 
 @lowers("aten::pow")
