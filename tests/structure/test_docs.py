@@ -13,6 +13,7 @@ from tools.source_tree import ROOT, sources
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+SESSIONS = [p for p in PAGES if p != README and ">>> " in p.read_text(encoding="utf-8")]
 WITH_DOCTESTS = [s.module for s in sources() if ">>>" in s.text and "interop" not in s.module]
 
 
@@ -52,6 +53,12 @@ def test_links_lead_to_files(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", SESSIONS, ids=lambda p: p.stem)
+def test_pages_with_sessions(page):
+    result = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize("name", WITH_DOCTESTS)

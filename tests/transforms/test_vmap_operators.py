@@ -10,6 +10,7 @@ import pytest
 
 import plait
 from plait.base import log
+from plait.base.errors import AutogradError, TransformError
 from plait.dispatch.dispatcher import all_overloads, lookup
 from plait.dispatch.tags import Tag
 from plait.tensor.tensor import Tensor, from_numpy
@@ -147,4 +148,62 @@ def test_vmap_is_a_loop(qualname: str) -> None:
             assert len(found) == len(expected)
             for mine, wanted in zip(found, expected, strict=True):
                 _same(mine, wanted, op)
+    assert not log.events("fallback")
+
+
+def _is_smooth(qualname: str) -> bool:
+    op = lookup(qualname)
+    return not op.schema.is_mutable and (op.vjp is not None or op.is_composite)
+
+
+def _in_double(value: Any) -> Any:
+    single = isinstance(value, Tensor) and value.dtype is plait.float32
+    return value.to(plait.float64) if single else value
+
+
+def _loss(out: Any) -> Any:
+    """A number that weighs the elements of floating results differently; None without any."""
+    total: Any = None
+    for t in _flat(out):
+        if isinstance(t, Tensor) and t.dtype.is_floating and t.numel():
+            weights = plait.arange(1, t.numel() + 1, dtype=t.dtype).reshape(t.shape)
+            part = (t * weights).sum()
+            total = part if total is None else total + part
+    return total
+
+
+@pytest.mark.parametrize("qualname", [q for q in OPERATORS if _is_smooth(q)])
+def test_gradients_of_samples_are_those_of_a_loop(qualname: str) -> None:
+    op = lookup(qualname)
+    log.clear()
+    for given in samples(qualname):
+        sample = given.replaced(_in_double)
+        count = len(list(sample.tensors()))
+        if "dropout" in sample.name or not count:
+            continue
+        if any(np.isnan(t.numpy()).any() for t in sample.tensors() if t.dtype.is_floating):
+            continue  # whether 0 * NaN is dropped is the derivative's choice
+        call, batches = _batched_call(sample, set(range(count)), 0)
+        smooth = tuple(i for i, b in enumerate(batches) if b.dtype is plait.float64)
+        if not smooth or len(smooth) < len([b for b in batches if b.dtype.is_floating]):
+            continue
+
+        def loss(*t: Any, call: Any = call) -> Any:
+            return _loss(call(op, list(t)))
+
+        try:
+            if loss(*[b.select(0, 0).clone() for b in batches]) is None:
+                continue
+        except plait.PlaitError:
+            continue  # a sample of bad input
+        gradients = plait.func.grad(loss, argnums=smooth)
+        try:
+            rows = [gradients(*[b.select(0, k).clone() for b in batches]) for k in range(SIZE)]
+            found = plait.vmap(gradients)(*batches)
+        except AutogradError:  # no derivative for one of the arguments
+            continue
+        except TransformError:  # random
+            continue
+        for mine, column in zip(found, zip(*rows, strict=True), strict=True):
+            assert_close(mine, plait.stack(list(column), 0), family="matmul")
     assert not log.events("fallback")
