@@ -14,7 +14,20 @@ from plait.overrides import WrapperTensor, correct_aliasing, map_tensors
 torch = pytest.importorskip("torch")
 python_dispatch = pytest.importorskip("torch.utils._python_dispatch")
 
-Log = list[str]
+
+class Fails(Exception):
+    """What a failing handler raises."""
+
+
+class Log(list[str]):
+    """Who was asked for what; asking one of ``failing`` is an error."""
+
+    failing: str = ""
+
+    def ask(self, name: str, operator: str) -> None:
+        self.append(f"{name} {operator}")
+        if name == self.failing:
+            raise Fails
 
 
 class Ours:
@@ -24,7 +37,7 @@ class Ours:
 
     def __init__(self, log: Log, declining: frozenset[str]) -> None:
         def handled(name: str, cls: Any, op: Any, args: Any, kwargs: Any) -> Any:
-            log.append(f"{name} {op.name}")
+            log.ask(name, op.name)
             if name in declining:
                 return NotImplemented
             args, kwargs = map_tensors(lambda t: t.inner, (args, kwargs), Base)
@@ -53,7 +66,7 @@ class Ours:
 
             @classmethod
             def __plait_dispatch__(cls, op: Any, types: Any, args: Any, kwargs: Any) -> Any:
-                log.append(f"{cls.__name__} {op.name}")
+                log.ask(cls.__name__, op.name)
                 if cls.__name__ in declining:
                     return NotImplemented
                 args, kwargs = map_tensors(lambda t: t.inner, (args, kwargs), Other)
@@ -64,7 +77,7 @@ class Ours:
                 self.name = name
 
             def __plait_dispatch__(self, op: Any, types: Any, args: Any, kwargs: Any) -> Any:
-                log.append(f"{self.name} {op.name}")
+                log.ask(self.name, op.name)
                 return NotImplemented if self.name in declining else op(*args, **kwargs)
 
         self.classes = {"Base": Base, "Derived": Derived, "Other": Other}
@@ -90,7 +103,7 @@ class Theirs:
             )
 
         def dispatch(cls: Any, func: Any, args: Any, kwargs: Any, root: Any) -> Any:
-            log.append(f"{cls.__name__} {name_of(func)}")
+            log.ask(cls.__name__, name_of(func))
             if cls.__name__ in declining:
                 return NotImplemented
 
@@ -140,7 +153,7 @@ class Theirs:
                 self.name = name
 
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
-                log.append(f"{self.name} {name_of(func)}")
+                log.ask(self.name, name_of(func))
                 if self.name in declining:
                     return NotImplemented
                 return func(*args, **(kwargs or {}))
@@ -155,9 +168,9 @@ class Theirs:
 
 def outcome(
     system: type[Ours] | type[Theirs], modes: int, kinds: tuple[str, str], declining: frozenset[str]
-) -> Log:
+) -> list[str]:
     """Who was asked for what, then the class of the result or the error."""
-    log: Log = []
+    log = Log()
     parts = system(log, declining)
     x, y = parts.tensor(kinds[0], 2.0), parts.tensor(kinds[1], 3.0)
     log.clear()
@@ -188,3 +201,67 @@ def test_subclasses_are_asked_in_pytorchs_order(
 ) -> None:
     names = frozenset(declining)
     assert outcome(Ours, modes, kinds, names) == outcome(Theirs, modes, kinds, names)
+
+
+# ---------------------------------------------------------------- aliases
+
+
+def facts(x: Any, storage: Any) -> dict[str, Any]:
+    """What can be seen of sharing after writes, views and writes through views."""
+    inner = x.inner
+    written = x.add_(1)
+    tail = x[1:]
+    turned = tail.view(1, 2).t()
+    turned.mul_(2)
+    fresh = x * 1
+    return {
+        "in-place result is the tensor": written is x and x.inner is inner,
+        "class of a view": type(tail).__name__,
+        "views share the storage": storage(tail) == storage(x) == storage(turned),
+        "others do not": storage(fresh) != storage(x),
+        "versions": (x._version, tail._version, turned._version, fresh._version),
+        "values": x.inner.tolist(),
+    }
+
+
+@pytest.mark.spec("E13")
+def test_results_alias_as_pytorchs_do() -> None:
+    ours = Ours(Log(), frozenset()).classes["Base"](plait.tensor([1.0, 2.0, 3.0]))
+    theirs = Theirs(Log(), frozenset()).classes["Base"](torch.tensor([1.0, 2.0, 3.0]))
+    found = facts(ours, lambda t: id(t.storage))
+    assert found == facts(theirs, lambda t: t.untyped_storage()._cdata)
+    assert found["in-place result is the tensor"] and found["versions"][:3] == (2, 2, 2)
+
+
+@pytest.mark.spec("E13")
+@pytest.mark.parametrize("kind", ["Base", "plain"])
+def test_gradients_have_pytorchs_classes(kind: str) -> None:
+    """A leaf that meets a wrapper has a gradient of the wrapper's class."""
+    classes = []
+    for parts in (Ours(Log(), frozenset()), Theirs(Log(), frozenset())):
+        x, y = parts.tensor(kind, 2.0), parts.tensor("Base", 3.0)
+        x.requires_grad_()
+        parts.mul(x, y).sum().backward()
+        classes.append((type(x.grad).__name__, x.grad.inner.tolist()))
+    assert classes[0] == classes[1]
+
+
+@pytest.mark.spec("E7")
+@pytest.mark.parametrize("failing", ["outer", "inner", "Base"])
+def test_a_failing_handler_leaves_the_stack_as_pytorchs_does(failing: str) -> None:
+    """The same handlers are asked before and after a failure, in both."""
+    logs = []
+    for system in (Ours, Theirs):
+        log = Log()
+        parts = system(log, frozenset())
+        x = parts.tensor("Base", 2.0)
+        log.clear()
+        with parts.mode("outer"), parts.mode("inner"):
+            log.failing = failing
+            with pytest.raises(Fails):
+                parts.mul(x, x)
+            log.failing = ""
+            parts.mul(x, x)
+        parts.mul(x, x)
+        logs.append([*log])
+    assert logs[0] == logs[1] and logs[0][-1] == "Base mul"
