@@ -160,6 +160,13 @@ def test_the_graph_sees_plain_tensors_with_descriptors() -> None:
         "grad(x).a",
         "grad(x).b",
     ]
+    assert [i.name for i in graph.inputs] == [
+        "x_a",
+        "x_b",
+        "w",
+        "tangent_output_a",
+        "tangent_output_b",
+    ]
     assert all(n.op.qualname.startswith("aten::") for n in graph.nodes)
 
 
@@ -272,6 +279,8 @@ def test_what_a_trace_would_not_see_is_refused() -> None:
 
     refused(lambda x: x * x.grad, r"Tensor.grad of a wrapper")
     refused(lambda x: x.sum().backward(), r"Tensor.backward\(\) of a wrapper")
+    refused(lambda x: x.register_hook(lambda g: g * 2), r"Tensor.register_hook\(\) of a wrapper")
+    refused(lambda x: (x * 2).retain_grad(), r"Tensor.retain_grad\(\) of a wrapper")
     refused(lambda x: x.sum().item(), "reads the value", DataDependentError)
     refused(lambda x: TwoTensor(x.a, x.b, requires_grad=True) * 2, "that requires grad is made at ")
 

@@ -256,6 +256,9 @@ class SubclassGetAttrAOTInput(AOTInput):
     def __post_init__(self) -> None:
         _require(self.base, (DifferentiableAOTInput, SubclassGetAttrAOTInput), self, "base")
 
+    def _parts(self) -> list[str]:
+        return [self.base.name(), self.attr]
+
     def expr(self) -> str:
         return f"{self.base.expr()}.{self.attr}"
 
@@ -513,6 +516,9 @@ class SubclassGetAttrAOTOutput(AOTOutput):
 
     def __post_init__(self) -> None:
         _require(self.base, (DifferentiableAOTOutput, SubclassGetAttrAOTOutput), self, "base")
+
+    def _parts(self) -> list[str]:
+        return [self.base.name(), self.attr]
 
     def expr(self) -> str:
         return f"{self.base.expr()}.{self.attr}"

@@ -171,21 +171,33 @@ class WrapperTensor(Tensor):
     @property
     def grad(self) -> Tensor | None:
         """The accumulated gradient. Raises CaptureError where a trace would not see it."""
-        if tls.predispatch is not None and self.is_fake:
-            raise _untraced("Tensor.grad", "use plait.autograd.grad, or plait.func.value_and_grad")
+        self._refuse_in_trace("Tensor.grad", "use plait.autograd.grad")
         return self._grad
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        if tls.predispatch is not None and self.is_fake:
-            raise _untraced("assignment to Tensor.grad", "return the gradient")
+        self._refuse_in_trace("assignment to Tensor.grad", "return the gradient")
         Tensor.grad.fset(self, value)  # type: ignore[attr-defined]
 
     def backward(self, *args: Any, **kwargs: Any) -> None:
         """As of a plain tensor. Raises CaptureError while a function is traced."""
-        if tls.predispatch is not None and self.is_fake:
-            raise _untraced("Tensor.backward()", "use plait.autograd.grad")
+        self._refuse_in_trace("Tensor.backward()", "use plait.autograd.grad")
         super().backward(*args, **kwargs)
+
+    def register_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """As of a plain tensor. Raises CaptureError while a function is traced."""
+        self._refuse_in_trace("Tensor.register_hook()", "register hooks on what it returns")
+        return super().register_hook(*args, **kwargs)
+
+    def retain_grad(self) -> None:
+        """As of a plain tensor. Raises CaptureError while a function is traced."""
+        self._refuse_in_trace("Tensor.retain_grad()", "return the tensor, and ask outside")
+        super().retain_grad()
+
+    def _refuse_in_trace(self, what: str, instead: str) -> None:
+        """What a user hangs on the tape of a trace would be lost with it."""
+        if tls.predispatch is not None and self.is_fake:
+            raise CaptureError(f"compile: {what} of a wrapper cannot be captured; {instead}.")
 
     def _shallow_copy(self) -> Tensor:
         """Another object with the same inner tensors and storage, without a tape."""
@@ -214,10 +226,6 @@ class WrapperTensor(Tensor):
         copied._requires_grad = self._requires_grad
         memo[id(self)] = copied
         return copied
-
-
-def _untraced(what: str, instead: str) -> CaptureError:
-    return CaptureError(f"compile: {what} of a wrapper cannot be captured; {instead}.")
 
 
 # ---------------------------------------------------------------- taking apart
