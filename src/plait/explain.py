@@ -13,6 +13,7 @@ from typing import Any
 from plait.aot.metadata import OutputAliasInfo, OutputType
 from plait.aot.partition import PartitionReport
 from plait.aot.pipeline import AOTProgram
+from plait.aot.wrapper_layout import plain_labels
 from plait.base import log
 from plait.base.account import Account
 from plait.base.log import Event
@@ -204,7 +205,7 @@ def _entry(entry: Entry) -> EntryExplanation:
 def _add_program(found: EntryExplanation, compiled: AOTProgram) -> None:
     """What ahead-of-time autograd and the backend know."""
     meta = compiled.runtime.meta
-    inputs = [v.desc.expr() if v.desc else v.name for v in compiled.captured.inputs]
+    inputs, labels = plain_labels(compiled.captured, compiled.joint.layout)
     found.graphs |= {"joint": compiled.joint.graph, "forward": compiled.forward}
     found.kernels["forward"] = list(getattr(compiled.forward_compiled, "kernels", ()))
     if compiled.backward is not None:
@@ -224,7 +225,6 @@ def _add_program(found: EntryExplanation, compiled: AOTProgram) -> None:
         why = found.donations.get(inputs[i], "").partition("not overwritten: ")[2]
         because = f" ({why})" if why else ""
         found.mutated.append(f"{inputs[i]}: its new value is {place}{because}{quiet}")
-    labels = [d.expr() for d in compiled.captured.output_descs]
     for label, info in zip(labels, meta.output_info, strict=True):
         text = _alias_text(info, inputs, labels)
         if text is not None:

@@ -74,6 +74,28 @@ assert not log.events("fallback")
 """
 
 
+def test_threads_that_need_the_backward_first_compile_it_once() -> None:
+    compiled = plait.compile(lambda x: (x.exp() * x).sum())
+    start = threading.Barrier(4)
+    found: list[Any] = []
+
+    def in_thread() -> None:
+        x = plait.ones(16, requires_grad=True)
+        loss = compiled(x)
+        start.wait()
+        loss.backward()
+        found.append(x.grad)
+
+    threads = [threading.Thread(target=in_thread) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    want = [2 * np.e] * 16
+    assert len(found) == 4 and all(np.allclose(g.numpy(), want) for g in found)
+    assert len(compiled.entries[0].segments[0].compiled.backward_compiled) == 1
+
+
 def test_a_forked_child_goes_on_using_it() -> None:
     """In a process with no other library's fork hooks: JAX for one complains of every fork."""
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", FORKS]

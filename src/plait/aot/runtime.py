@@ -6,6 +6,7 @@ straight-line Python with every branch resolved (:meth:`Runtime.emit`); a test h
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ class BackwardProgram:
         ]
         self._compile = compile
         self._compiled: Compiled | None = None
+        self._lock = threading.RLock()
 
     @property
     def is_compiled(self) -> bool:
@@ -66,8 +68,9 @@ class BackwardProgram:
     def compiled(self) -> Compiled:
         """The native backward, compiled now if it has not been."""
         if self._compiled is None:
-            with autocasting(None):
-                self._compiled = self._compile(self.graph)
+            with self._lock, autocasting(None):  # several threads may need it first
+                if self._compiled is None:
+                    self._compiled = self._compile(self.graph)
         return self._compiled
 
 

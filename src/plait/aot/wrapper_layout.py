@@ -28,6 +28,7 @@ __all__ = [
     "layout_of",
     "piece_input",
     "piece_output",
+    "plain_labels",
 ]
 
 
@@ -210,6 +211,25 @@ def piece_output(desc: Any, path: Iterable[str]) -> Any:
     for attr in path:
         desc = SubclassGetAttrAOTOutput(desc, attr)
     return desc
+
+
+def plain_labels(captured: Graph, layout: WrapperLayout | None) -> tuple[list[str], list[str]]:
+    """What each plain tensor that comes in, and each result that goes out, is to the user."""
+    recipes_in = [None] * len(captured.inputs) if layout is None else layout.inputs
+    outputs = captured.output_descs
+    recipes_out = [None] * len(outputs) if layout is None else [o.recipe for o in layout.outputs]
+    inputs: list[str] = []
+    for value, recipe in zip(captured.inputs, recipes_in, strict=True):
+        if value.desc is None:
+            inputs.append(value.name)
+        else:
+            paths = [()] if recipe is None else recipe.paths()
+            inputs += [piece_input(value.desc, path).expr() for path in paths]
+    labels: list[str] = []
+    for desc, recipe in zip(outputs, recipes_out, strict=True):
+        paths = [()] if recipe is None else recipe.paths()
+        labels += [piece_output(desc, path).expr() for path in paths]
+    return inputs, labels
 
 
 def around(make: Callable[[Any], Any], desc: Any) -> Any:
