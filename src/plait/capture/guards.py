@@ -574,7 +574,7 @@ def build_guards(
         pairs = aliased_writes([i.example for i in program.inputs], written)
         found, expected = builder.constant(aliased_writes), builder.constant(pairs)
         read = f"{found}([{result}], {tuple(written)})"
-        exprs = [i.desc.expr() for i in program.inputs]
+        exprs = [i.desc.expr() for i in program.inputs for _ in inner_tensors(i.example)]
         what = "overlap of written arguments with others"
         shown = f"the {what} is as when it was compiled"
         got = f"{builder.constant(partial(_pairs, exprs))}({read})"
