@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plait.aot.donation import decide_donation
+from plait.aot.donation import Donation, decide_donation
 from plait.aot.joint import InputSpec, JointGraph, trace_joint
 from plait.aot.partition import PartitionReport
 from plait.aot.runtime import BackwardProgram, Compiled, Runtime
@@ -122,19 +122,25 @@ def compile_ahead(
         if config.verify:
             verify(forward, functional=True)
     forward.name = "forward"
-    if joint.layout is not None and donated:
-        log.record("donation", "the function takes wrappers, so nothing is overwritten")
-        donated = ()
-    donation = decide_donation(forward, joint.meta, donated, has_backward=backward is not None)
+    donation = _donation(joint, forward, donated, has_backward=backward is not None)
     forward.reusable = donation.reusable
     env.frozen = True
     compiled = compile_graph(forward)
-    runtime = Runtime(joint.meta, forward, compiled, backward, donation)
-    if joint.layout is not None:
-        runtime = WrapperRuntime(joint.meta, forward, compiled, backward, donation, joint.layout)
+    parts = (joint.meta, forward, compiled, backward, donation)
+    runtime = Runtime(*parts) if joint.layout is None else WrapperRuntime(*parts, joint.layout)
     return AOTProgram(
         captured, joint, forward, backward, runtime, compiled, account, compiled_backward, report
     )
+
+
+def _donation(
+    joint: JointGraph, forward: Graph, donated: Sequence[int], *, has_backward: bool
+) -> Donation:
+    """What the forward may overwrite; of a program with wrappers, what it writes anyway alone."""
+    if joint.layout is not None and donated:
+        log.record("donation", "the function takes wrappers, so nothing is overwritten")
+        donated = ()
+    return decide_donation(forward, joint.meta, donated, has_backward=has_backward)
 
 
 def call_backend(backend: Backend, name: str, graph: Graph, options: dict[str, Any]) -> Compiled:
