@@ -421,8 +421,16 @@ class EagerProgram:
 
 def _spec_of(example: Tensor) -> InputSpec:
     recipe = recipe_of(example)
-    pieces = () if recipe is None else tuple(p.meta for p in pieces_of(example))
-    return InputSpec(example.requires_grad, example.is_leaf, recipe, pieces)
+    if recipe is None:
+        return InputSpec(example.requires_grad, example.is_leaf)
+    pieces = pieces_of(example)
+    if any(p.requires_grad for p in pieces):
+        raise WrapperRefused(
+            f"an inner tensor of a {type(example).__name__} requires grad itself, where the tape "
+            "of the compiled function is above the wrapper; detach it"
+        )
+    metas = tuple(p.meta for p in pieces)
+    return InputSpec(example.requires_grad, example.is_leaf, recipe, metas)
 
 
 def _checked_donate(donate: tuple[str, ...], names: tuple[str, ...]) -> frozenset[str]:

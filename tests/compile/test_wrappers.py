@@ -10,7 +10,7 @@ import pytest
 import plait
 from plait import nn
 from plait.base import log
-from plait.base.errors import AutogradError, CaptureError, DataDependentError
+from plait.base.errors import AutogradError, CaptureError, DataDependentError, InplaceError
 from plait.tensor.tensor import Tensor
 from plait.tensor.wrapper import WrapperTensor, correct_aliasing, map_tensors
 from plait.tensor.wrapper_recipe import pieces_of, recipe_of
@@ -283,6 +283,55 @@ def test_what_a_trace_would_not_see_is_refused() -> None:
     refused(lambda x: (x * 2).retain_grad(), r"Tensor.retain_grad\(\) of a wrapper")
     refused(lambda x: x.sum().item(), "reads the value", DataDependentError)
     refused(lambda x: TwoTensor(x.a, x.b, requires_grad=True) * 2, "that requires grad is made at ")
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "llvm"])
+@pytest.mark.parametrize("target", ["argument", "result", "view of the argument", "other"])
+def test_a_write_between_forward_and_backward_is_an_error_as_in_eager(
+    target: str, backend: str
+) -> None:
+    def fn(x: Any, y: Any) -> Any:
+        z = (x * y).exp()
+        return z, z.sum()
+
+    def step(call: Callable[..., Any]) -> str:
+        x, y = two(*X, requires_grad=True), two(*X)
+        z, loss = call(x, y)
+        with plait.no_grad():
+            written = {"argument": y, "result": z, "view of the argument": y[1:]}.get(target)
+            (two(*X) if written is None else written).add_(1)
+        try:
+            loss.backward()
+        except InplaceError as error:
+            assert "modified by an inplace operation" in str(error)
+            return "InplaceError"
+        assert x.grad is not None
+        return str(flat(x.grad.a))
+
+    compiled = plait.compile(fn, backend=backend, fullgraph=True)
+    found, want = step(compiled), step(fn)
+    if target == "result":  # what the caller gets may be computed again instead of being saved
+        clean = step(lambda x, y: (fn(x, y)[0].clone(), fn(x, y)[1]))
+        assert want == "InplaceError"
+        assert found == want or found[:6] == clean[:6]
+    else:
+        assert (found == "InplaceError") == (want == "InplaceError") == (target != "other")
+
+
+def test_a_gradient_of_an_inner_tensor_runs_eagerly() -> None:
+    def args(requires_grad: bool) -> tuple[Any, Any]:
+        a = plait.tensor(X, requires_grad=requires_grad)
+        return TwoTensor(a, plait.ones(3)), a
+
+    compiled = plait.compile(lambda x: (x.a * x.a).sum())
+    x, _ = args(False)
+    same(compiled(x), (x.a * x.a).sum())
+    x, a = args(True)
+    compiled(x).backward()
+    assert a.grad is not None and flat(a.grad) == pytest.approx([0.2, 0.4, 0.6])
+    assert "x.a.requires_grad" in str(compiled.recompiles[0])
+    with pytest.raises(CaptureError, match="requires grad itself"):
+        plait.compile(lambda t: (t.a * t.a).sum(), fullgraph=True)(x)
 
 
 # ---------------------------------------------------------------- guards

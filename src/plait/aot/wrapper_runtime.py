@@ -14,11 +14,13 @@ from plait.aot.metadata import ViewAndMutationMeta
 from plait.aot.runtime import BackwardProgram, Compiled, CompiledBackward, Runtime
 from plait.aot.wrapper_layout import WrapperLayout
 from plait.autograd.graph import result_meta, set_history
-from plait.base.errors import AutogradError
+from plait.base.errors import AutogradError, InplaceError
 from plait.ir.graph import Graph
 from plait.ir.interpret import symbol_values
 from plait.symbolic.expr import Expr
+from plait.tensor.storage import Storage
 from plait.tensor.tensor import Tensor
+from plait.tensor.wrapper import is_wrapper
 from plait.tensor.wrapper_recipe import Recipe, pieces_of, rebuild_all
 
 __all__ = ["WrapperBackward", "WrapperRuntime"]
@@ -27,14 +29,26 @@ __all__ = ["WrapperBackward", "WrapperRuntime"]
 class WrapperBackward(CompiledBackward):
     """The tape node of one call, above its wrappers."""
 
-    __slots__ = ("layout",)
+    __slots__ = ("layout", "watched")
 
     layout: WrapperLayout
+    watched: list[tuple[Storage, int, str]]
+    """Storages of wrappers whose inner tensors are saved, with the version they had, and of what.
+
+    A write to a wrapper is counted there, not by its inner tensors.
+    """
 
     def name(self) -> str:
         return "CompiledBackward"
 
     def apply(self, grads: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
+        for storage, version, what in self.watched:
+            if storage.version != version:
+                raise InplaceError(
+                    f"{self.name()}: one of the variables needed for gradient computation has been "
+                    f"modified by an inplace operation; got {what} at version {storage.version}; "
+                    f"expected version {version}, at which it was saved. Write into a clone."
+                )
         found = list(super().apply(grads))
         recipes = [recipe for _, recipe in self.layout.grads]
         return rebuild_all(recipes, found)
@@ -85,6 +99,7 @@ class _Call(list[Any]):
 
     outer: Sequence[Tensor] = ()
     node: WrapperBackward | None = None
+    saved: frozenset[int] = frozenset()  # ids of returned tensors that are saved too
 
 
 class WrapperRuntime(Runtime):
@@ -106,6 +121,12 @@ class WrapperRuntime(Runtime):
             i
             for i, recipe in enumerate(layout.inputs)
             if recipe is not None and any(p in meta.mutated_inputs for p in numbers[i])
+        ]
+        saved = [] if backward is None else backward.saved_is_input
+        self._saved_inputs = [
+            i
+            for i, recipe in enumerate(layout.inputs)
+            if recipe is not None and any(p in saved for p in numbers[i])
         ]
         recipes = [o.recipe for o in layout.outputs]
         self._sizes_vary = any(r is not None and r.is_symbolic for r in recipes)
@@ -148,6 +169,11 @@ class WrapperRuntime(Runtime):
         assert isinstance(inputs, _Call)
         node = WrapperBackward(*self.saved_for_backward(inputs.outer, inputs, returns, symbols))
         node.layout = self.layout
+        node.watched = [
+            (inputs.outer[i].storage, inputs.outer[i]._version, f"input {i}")
+            for i in self._saved_inputs
+        ]
+        inputs.saved = frozenset(map(id, returns[self.meta.num_forward_returns :]))
         inputs.node = node
         metas: list[Any] = []
         for number, (place, recipe) in enumerate(self.layout.tangents):
@@ -166,3 +192,6 @@ class WrapperRuntime(Runtime):
                 set_history(outputs[place], node, number)
                 metas[number] = result_meta(outputs[place])
         node.results = metas
+        for k, output in enumerate(outputs):
+            if is_wrapper(output) and any(id(piece) in call.saved for piece in pieces_of(output)):
+                node.watched.append((output.storage, output._version, f"result {k}"))

@@ -357,6 +357,8 @@ class _Builder:
         cls, dtype = self.constant(type(t)), self.constant(t.dtype)
         self.test(f"type({name}) is {cls}", what, f"a {type(t).__name__}", f"type({name}).__name__")
         self.test(f"{name}._dtype is {dtype}", f"{what}.dtype", str(t.dtype), f"{name}.dtype")
+        flag, grad = f"{name}._requires_grad", t._requires_grad
+        self.test(f"{flag} is {grad}", f"{what}.requires_grad", str(grad), flag)
         if isinstance(t, WrapperTensor):
             self._wrapper(name, t, what)
             return
