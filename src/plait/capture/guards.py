@@ -330,11 +330,11 @@ class _Builder:
                 f"{name}.is_leaf",
             )
         if isinstance(t, WrapperTensor):
-            self._wrapper(name, t, what)
+            self.wrapper(name, t, what)
         else:
             self._sizes(name, i, what)
 
-    def _wrapper(self, name: str, t: WrapperTensor, what: str) -> None:
+    def wrapper(self, name: str, t: WrapperTensor, what: str) -> None:
         """Outer sizes, the context, and the same of inner tensors; sizes are never symbols here."""
         names, context = flatten_wrapper(t)
         shape, strides = tuple(t.shape), tuple(t.strides)
@@ -360,7 +360,7 @@ class _Builder:
         flag, grad = f"{name}._requires_grad", t._requires_grad
         self.test(f"{flag} is {grad}", f"{what}.requires_grad", str(grad), flag)
         if isinstance(t, WrapperTensor):
-            self._wrapper(name, t, what)
+            self.wrapper(name, t, what)
             return
         for attr, value in (("shape", tuple(t.shape)), ("strides", tuple(t.strides))):
             read = f"tuple({name}.{attr})"
@@ -606,6 +606,8 @@ def _module_steps(
     )
     for name, i in zip(names, owned, strict=True):
         variables[id(i)] = name
+        if isinstance(i.example, WrapperTensor):  # whose attributes change without an epoch
+            builder.wrapper(name, i.example, i.desc.expr())
     flags = " and ".join(
         f"{'' if i.example._requires_grad else 'not '}{n}._requires_grad"
         for n, i in zip(names, owned, strict=True)
