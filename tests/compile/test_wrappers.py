@@ -10,7 +10,13 @@ import pytest
 import plait
 from plait import nn
 from plait.base import log
-from plait.base.errors import AutogradError, CaptureError, DataDependentError, InplaceError
+from plait.base.errors import (
+    ArgumentTypeError,
+    AutogradError,
+    CaptureError,
+    DataDependentError,
+    InplaceError,
+)
 from plait.tensor.tensor import Tensor
 from plait.tensor.wrapper import WrapperTensor, correct_aliasing, map_tensors
 from plait.tensor.wrapper_recipe import pieces_of, recipe_of
@@ -332,6 +338,44 @@ def test_a_gradient_of_an_inner_tensor_runs_eagerly() -> None:
     assert "x.a.requires_grad" in str(compiled.recompiles[0])
     with pytest.raises(CaptureError, match="requires grad itself"):
         plait.compile(lambda t: (t.a * t.a).sum(), fullgraph=True)(x)
+
+
+def test_other_inner_tensors_are_refused_or_run_eagerly() -> None:
+    def assigns(x: Any) -> Any:
+        x.a = x.a + 1
+        return x * 1
+
+    with pytest.raises(CaptureError, match=r"assigns the inner tensor 'a' of a TwoTensor"):
+        plait.compile(assigns)(two(*X))
+
+    class Replacing(TwoTensor):
+        @classmethod
+        def __plait_dispatch__(cls, op: Any, types: Any, args: Any, kwargs: Any) -> Any:
+            if op.name != "add_":
+                return super().__plait_dispatch__(op, types, args, kwargs)
+            args[0].a, args[0].b = args[0].a + args[1], args[0].b + args[1]
+            return args[0]
+
+    def fn(x: Any) -> Any:
+        x.add_(1)
+        return x * 2
+
+    compiled = plait.compile(fn)
+    log.clear()
+    for _ in range(2):
+        x, y = (Replacing(plait.ones(2), plait.zeros(2)) for _ in range(2))
+        same(compiled(x), fn(y))
+        same(x, y)
+    assert "replaces its inner tensors" in log.events("fallback")[0].reason
+
+
+def test_a_context_must_compare() -> None:
+    class Odd(TwoTensor):
+        def __plait_flatten__(self) -> Any:
+            return ("a", "b"), plait.ones(2)
+
+    with pytest.raises(ArgumentTypeError, match=r"Odd.__plait_flatten__: the context is a Tensor"):
+        plait.compile(lambda x: x * 2)(Odd(plait.ones(2), plait.ones(2)))
 
 
 # ---------------------------------------------------------------- guards

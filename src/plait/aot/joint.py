@@ -22,6 +22,7 @@ from plait.aot.wrapper_layout import (
     layout_of,
     piece_input,
     piece_output,
+    refuse_replaced,
 )
 from plait.autograd.functional import grad
 from plait.autograd.graph import Node as TapeNode
@@ -131,6 +132,7 @@ def trace_joint(
     try:
         primals = _primals(recorder, captured.inputs, specs, env)
         arguments = [_primal_argument(p, s, training) for p, s in zip(primals, specs, strict=True)]
+        given = [pieces_of(a) for a in arguments]
         with FakeMode(FakeTensor), ProxyMode(recorder), FunctionalMode(random):
             results = run(
                 captured,
@@ -139,6 +141,7 @@ def trace_joint(
                 evaluate=_evaluator(env),
             )
             recorder.tag = None
+            refuse_replaced(arguments, given)
             layout = layout_of(specs, arguments, results)
             flat = Flattened.of(arguments, results, specs, captured, _piece_spec)
             outputs = classify_outputs(flat.results, flat.arguments, flat.declared)

@@ -29,6 +29,7 @@ __all__ = [
     "piece_input",
     "piece_output",
     "plain_labels",
+    "refuse_replaced",
 ]
 
 
@@ -107,6 +108,20 @@ class WrapperLayout:
                 places.append(first + info.graph_idx)
             found.append((k, outer.recipe, places))
         return found
+
+
+def refuse_replaced(arguments: Sequence[Tensor], given: Sequence[Sequence[Tensor]]) -> None:
+    """WrapperRefused where a handler gave an argument other inner tensors: ``given`` are its first.
+
+    Such a write changes the wrapper, not the memory, which the graph has no way to say.
+    """
+    for number, (argument, before) in enumerate(zip(arguments, given, strict=True)):
+        now = pieces_of(argument)
+        if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+            raise WrapperRefused(
+                f"the handler of input {number}, a {type(argument).__name__}, replaces its inner "
+                "tensors; write into them instead"
+            )
 
 
 def layout_of(

@@ -129,7 +129,11 @@ class CaptureMode(PreDispatchMode):
         if op.is_composite and tls.grad_enabled and any(t._requires_grad for t in tensors_in(args)):
             # The tape may be differentiated inside the trace: what it saves must be graph values.
             return op.composite_body(*args, **kwargs)
+        if self.wrappers.met:
+            self.wrappers.check(tensors_in(args))
         results = redispatch(*args, **kwargs)
+        if self.wrappers.met:
+            self.wrappers.know_again(tensors_in(args))  # handlers may have given them others
         self.wrappers.know(results)
         recorder = self.recorder
         recorder.source = user_stack()
@@ -240,6 +244,7 @@ def capture(
             with FakeMode(TracedTensor), mode:
                 result = _trace_user_function(fn, fake_args, fake_kwargs)
             grad_after = tls.grad_enabled
+            mode.wrappers.check()
             out_spec = _outputs(mode, result)
     finally:
         tls.shape_env = saved_env

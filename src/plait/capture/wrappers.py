@@ -8,6 +8,7 @@ recorder; knows nothing of the function that is traced.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from plait.base.errors import CaptureError
@@ -58,6 +59,12 @@ class TracedWrappers:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self._owners: dict[int, tuple[Tensor, WrapperTensor, str]] = {}  # by id of the inner tensor
+        self._known: dict[int, tuple[WrapperTensor, list[Tensor]]] = {}  # by id of the wrapper
+
+    @property
+    def met(self) -> bool:
+        """Whether there is any wrapper so far."""
+        return bool(self._known)
 
     def know(self, results: Any) -> None:
         """Remember whose inner tensors these are; anything but wrappers is passed by."""
@@ -65,16 +72,49 @@ class TracedWrappers:
             for item in results:
                 self.know(item)
         elif isinstance(results, WrapperTensor):
-            for name in flatten_wrapper(results)[0]:
+            names = flatten_wrapper(results)[0]
+            self._known[id(results)] = (results, [getattr(results, name) for name in names])
+            for name in names:
                 inner = getattr(results, name)
                 self._owners.setdefault(id(inner), (inner, results, name))
                 self.know(inner)
+
+    def know_again(self, tensors: Iterable[Tensor]) -> None:
+        """As :meth:`know`, for wrappers that are known."""
+        for wrapper, _ in list(self._among(tensors)):
+            self.know(wrapper)
+
+    def check(self, tensors: Iterable[Tensor] | None = None) -> None:
+        """CaptureError where the traced function gave a wrapper (None: any) other inner tensors.
+
+        The graph holds operators alone, so an assignment would be lost.
+        """
+        found = self._known.values() if tensors is None else self._among(tensors)
+        for wrapper, inner in list(found):
+            for name, then in zip(flatten_wrapper(wrapper)[0], inner, strict=True):
+                if getattr(wrapper, name) is not then:
+                    raise CaptureError(
+                        f"compile: the traced function assigns the inner tensor {name!r} of a "
+                        f"{type(wrapper).__name__}{at_user_line()}, which no graph can hold; "
+                        "expected it to be written in place, or a new wrapper to be made."
+                    )
+
+    def _among(self, tensors: Iterable[Tensor]) -> Iterator[tuple[WrapperTensor, list[Tensor]]]:
+        for tensor in tensors:
+            if tensor._is_wrapper and id(tensor) in self._known:
+                yield self._known[id(tensor)]
 
     def value_of(self, tensor: Tensor) -> Value | None:
         """The value of a tensor that no operator made: an inner tensor, or a new wrapper."""
         owner = self._owners.get(id(tensor))
         if owner is not None:
             _, wrapper, name = owner
+            if getattr(wrapper, name) is not tensor:
+                raise CaptureError(
+                    f"compile: the inner tensor {name!r} of a {type(wrapper).__name__} was read "
+                    f"before its handler replaced it{at_user_line()}; expected handlers that write "
+                    "into inner tensors."
+                )
             return self._record(INNER, (wrapper, name), tensor)
         if not isinstance(tensor, WrapperTensor):
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from plait.base.errors import ArgumentTypeError
 from plait.tensor.tensor import Tensor
 from plait.tensor.wrapper import WrapperTensor, flatten_wrapper, unflatten_wrapper
 
@@ -103,6 +104,12 @@ def recipe_of(tensor: Any) -> Recipe | None:
     if not isinstance(tensor, WrapperTensor):
         return None
     names, context = flatten_wrapper(tensor)
+    if (context == context) is not True:
+        raise ArgumentTypeError(
+            f"{type(tensor).__name__}.__plait_flatten__: the context is a "
+            f"{type(context).__name__} that does not compare equal to itself, as True; expected "
+            "plain values. Tensors belong among the attributes that it names."
+        )
     attrs = tuple((name, recipe_of(getattr(tensor, name))) for name in names)
     shape, strides = tuple(tensor.shape), tuple(tensor.strides)
     return Recipe(type(tensor), context, attrs, shape, strides, tensor.dtype)
