@@ -14,11 +14,13 @@ from plait.autograd.grad_mode import no_grad
 from plait.base.epoch import module_changes
 from plait.base.errors import (
     ArgumentTypeError,
+    DtypeMismatch,
     InvalidArgument,
     MissingKernel,
     ShapeMismatch,
     check,
 )
+from plait.tensor.dtype import DType, as_dtype
 from plait.tensor.tensor import Tensor, shallow_copy
 
 __all__ = ["IncompatibleKeys", "Module", "Parameter", "module_epoch"]
@@ -309,6 +311,34 @@ class Module:
         """Set this module and all below to evaluation."""
         return self.train(False)
 
+    def to(self, dtype: DType | str) -> Self:
+        """Convert floating parameters and buffers, and gradients, to ``dtype``; returns itself.
+
+        Parameters stay the same objects, so optimisers keep them; buffers are replaced. Integer,
+        bool and complex tensors stay as they are, except that ``dtype`` may be complex: then
+        complex ones are converted too. Raises DtypeMismatch for an integer or bool ``dtype``.
+
+        >>> import plait
+        >>> layer = plait.nn.Linear(2, 3).to(plait.bfloat16)
+        >>> layer.weight.dtype
+        plait.bfloat16
+        """
+        wanted = as_dtype(dtype)
+        check(
+            wanted.category > 1,
+            DtypeMismatch,
+            lambda: f"Module.to: argument 'dtype' is {wanted}; expected a floating or complex one.",
+        )
+        for parameter in self.parameters():
+            if _is_converted(parameter, wanted):
+                _convert(parameter, wanted)
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and _is_converted(buffer, wanted):
+                    module._buffers[name] = buffer.detach().to(wanted)
+        module_changes.advance()
+        return self
+
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set `requires_grad` of every parameter."""
         for parameter in self.parameters():
@@ -346,6 +376,18 @@ class Module:
             return f"{type(self).__name__}({extra})"
         body = "".join(f"\n{self._INDENT}{line}" for line in ([extra] if extra else []) + lines)
         return f"{type(self).__name__}({body}\n)"
+
+
+def _is_converted(tensor: Tensor, dtype: DType) -> bool:
+    return tensor.dtype.is_floating or (tensor.dtype.is_complex and dtype.is_complex)
+
+
+def _convert(parameter: Tensor, dtype: DType) -> None:
+    """Give a parameter, and its gradient, another element type, in place."""
+    grad, requires_grad = parameter.grad, parameter.requires_grad
+    vars(parameter).update(vars(shallow_copy(parameter.detach().to(dtype))))
+    parameter.requires_grad = requires_grad
+    parameter.grad = None if grad is None else grad.to(dtype)
 
 
 def _join(prefix: str, name: str) -> str:
