@@ -29,6 +29,7 @@ from benchmarks.workloads import (
     blocks,
     calls,
     kernels,
+    operators,
     products,
     science,
     starts,
@@ -43,6 +44,7 @@ GROUPS = {
     "attention": attention,
     "blocks": blocks,
     "calls": calls,
+    "operators": operators,
     "science": science,
 }
 BASE = "torch_inductor"

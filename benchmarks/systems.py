@@ -25,8 +25,8 @@ class System:
     label = ""
     works: frozenset[str] | None = None
     """The works that were written for it; None: all of them."""
-    lacks: str = ""
-    """How the names of works begin for which it has no operator; none if empty."""
+    lacks: tuple[str, ...] = ()
+    """How the names of works begin that it cannot do, or that are nothing to it."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -68,7 +68,7 @@ class PlaitEager(System):
 class PlaitCompiled(PlaitEager):
     """plait through its LLVM backend."""
 
-    label = "plait compiled"
+    label, lacks = "plait compiled", ("operator",)
 
     def compile(self, function: Function) -> Function:
         compiled: Function = self.ns.compile(function, fullgraph=True)
@@ -88,7 +88,7 @@ class TorchEager(System):
 class TorchInductor(TorchEager):
     """PyTorch through TorchInductor."""
 
-    label = "TorchInductor"
+    label, lacks = "TorchInductor", ("operator",)
 
     def compile(self, function: Function) -> Function:
         compiled: Function = self.ns.compile(function, fullgraph=True)
@@ -98,7 +98,7 @@ class TorchInductor(TorchEager):
 class Jax(System):
     """JAX through XLA. Its calls return before the work is done, so each is waited for."""
 
-    package, label, lacks = "jax", "JAX", "attention"
+    package, label, lacks = "jax", "JAX", ("attention", "operator")
 
     def __init__(self, threads: int) -> None:
         # XLA has no thread count of its own for the CPU: it follows the process's affinity.
@@ -168,7 +168,7 @@ def missing_package(name: str) -> str | None:
 def does(name: str, work: str) -> bool:
     """Whether the work was written for the system."""
     works, lacks = SYSTEMS[name].works, SYSTEMS[name].lacks
-    return (works is None or work in works) and not (lacks and work.startswith(lacks))
+    return (works is None or work in works) and not work.startswith(lacks)
 
 
 def environment(threads: int, scratch: str) -> dict[str, str]:

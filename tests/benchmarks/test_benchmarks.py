@@ -16,6 +16,7 @@ from benchmarks.workloads import (
     calls,
     gpt,
     kernels,
+    operators,
     products,
     science,
     starts,
@@ -29,6 +30,7 @@ GROUPS = {
     "training": training,
     "blocks": blocks,
     "calls": calls,
+    "operators": operators,
     "science": science,
 }
 ROOT = Path(__file__).resolve().parents[2]

@@ -34,15 +34,17 @@ _PRE_DISPATCH = DispatchKey.PRE_DISPATCH.mask
 class Context:
     """What ``forward`` and ``backward`` of one call share. Attributes may be set freely."""
 
+    # What most calls leave as it is belongs to the class: a context is made for each call.
+    _to_save: tuple[Any, ...] = ()
+    _saved: list[SavedTensor | None] | None = None
+    _dirty: tuple[Any, ...] = ()
+    _non_differentiable: tuple[Any, ...] = ()
+    _materialize = True
+    _node: weakref.ref[FunctionNode] | None = None
+
     def __init__(self, function: type[Function], needs: tuple[bool, ...]) -> None:
         self.needs_input_grad = needs
         self._function = function
-        self._to_save: tuple[Any, ...] = ()
-        self._saved: list[SavedTensor | None] | None = None
-        self._dirty: tuple[Any, ...] = ()
-        self._non_differentiable: tuple[Any, ...] = ()
-        self._materialize = True
-        self._node: weakref.ref[FunctionNode] | None = None
 
     def save_for_backward(self, *tensors: Any) -> None:
         """Keep inputs, results or intermediates (or None) for ``backward``, with version checks."""
@@ -81,6 +83,14 @@ class Context:
         numbers = {id(t): i for i, t in enumerate(results)}
         self._saved = [
             None if t is None else SavedTensor(t, numbers.get(id(t), -1)) for t in self._to_save
+        ]
+        self._to_save = ()
+        self._node = weakref.ref(node)
+
+    def _keep_one(self, node: Any, result: Any) -> None:
+        """As `_keep`, for a node with one result."""
+        self._saved = [
+            None if t is None else SavedTensor(t, 0 if t is result else -1) for t in self._to_save
         ]
         self._to_save = ()
         self._node = weakref.ref(node)

@@ -520,21 +520,45 @@ def _counting(op: Overload, lower: Callable[..., Any]) -> Callable[..., Any]:
     schema = op.schema
     positions = [i for i, a in enumerate(schema.positional) if a.is_write]
     keywords = [a.name for a in schema.kwonly if a.is_write]
+    if len(positions) == 1 and not keywords and _is_plain(schema.positional[positions[0]].type):
+        return _counting_one(op, lower, positions[0])
 
     def write(*args: Any, **kwargs: Any) -> Any:
         written = _tensors([args[i] for i in positions] + [kwargs[k] for k in keywords])
         for t in written:
             if t.storage.readonly:
-                raise InplaceError(
-                    f"{op.qualname}: the tensor's memory is read-only (made from a read-only "
-                    "array); expected memory that may be written. Write into a clone."
-                )
+                raise _read_only(op)
         out = lower(*args, **kwargs)
         for t in written:
             t.storage.version += 1
         return out
 
     return write
+
+
+def _is_plain(kind: Any) -> bool:
+    return not kind.is_list and not kind.optional
+
+
+def _counting_one(op: Overload, lower: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """`_counting` for one written argument that is always there."""
+
+    def write(*args: Any, **kwargs: Any) -> Any:
+        storage = args[position].storage
+        if storage.readonly:
+            raise _read_only(op)
+        out = lower(*args, **kwargs)
+        storage.version += 1
+        return out
+
+    return write
+
+
+def _read_only(op: Overload) -> InplaceError:
+    return InplaceError(
+        f"{op.qualname}: the tensor's memory is read-only (made from a read-only array); expected "
+        "memory that may be written. Write into a clone."
+    )
 
 
 def _viewing(op: Overload, lower: Callable[..., Any]) -> Callable[..., Any]:

@@ -133,9 +133,11 @@ class CustomOpDef:
         self.register_kernel(device_types, body)
         definitions.remember(self)
         self.call = self.op.call
+        self.__class__ = _calling(self)
         self._needs_device_check()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the operator. Each definition has its own class, where this is the call path."""
         return self.call(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -172,7 +174,10 @@ class CustomOpDef:
         self.library.impl(
             self.op, checked_kernel(self.op, fn), key, allow_override=True, calls_operators=False
         )
-        self.op.kernels[key].location = place_of(fn)
+        registered = self.op.kernels[key]
+        registered.location = place_of(fn)
+        # The checked kernel goes below autograd by itself, also where it serves every backend.
+        registered.calls_operators = False
         self.op.invalidate()
 
     def _needs_device_check(self) -> None:
@@ -346,6 +351,12 @@ class CustomOpDef:
             )
         self.op.tags = self.op.tags | {Tag.EFFECTFUL} if kind else self.op.tags - {Tag.EFFECTFUL}
         self.op.invalidate()
+
+
+def _calling(definition: CustomOpDef) -> type[CustomOpDef]:
+    """The class of one definition: a call goes straight to its call path, without a frame."""
+    name = type(definition).__name__
+    return type(name, (type(definition),), {"__call__": staticmethod(definition.call)})
 
 
 def _check_keyword_tensors(schema: FunctionSchema, tags: tuple[Tag, ...]) -> None:

@@ -12,12 +12,20 @@ from typing import Any, cast
 
 from plait.autograd import arithmetic
 from plait.autograd.function import Context
-from plait.autograd.graph import Edge, Node, is_differentiable, result_meta, set_history
+from plait.autograd.graph import (
+    Edge,
+    Node,
+    is_differentiable,
+    result_meta,
+    sequence,
+    set_history,
+)
 from plait.autograd.record import generated_layer
 from plait.autograd.views import gradient_edge, requires_grad
 from plait.base.errors import AutogradError
 from plait.dispatch.keys import AliasKey, alias_members
 from plait.dispatch.operator import Overload
+from plait.dispatch.state import tls
 from plait.library.kernels import place_of
 
 __all__ = ["GradientFormula", "install", "remove"]
@@ -52,6 +60,13 @@ class _Named:
         self.__name__ = name
 
 
+_ONE_RESULT = (None,)
+
+
+def _node_name(op: Overload) -> str:
+    return f"{op.qualname.replace('::', '_').replace('.', '_')}Backward"
+
+
 class CustomNode(Node):
     """The tape node of one call of an operator with a user's gradient formula."""
 
@@ -60,17 +75,29 @@ class CustomNode(Node):
     op: Overload
 
     def __init__(
-        self, op: Overload, formula: GradientFormula, args: Sequence[Any], edges: list[Edge | None]
+        self,
+        op: Overload,
+        formula: GradientFormula,
+        groups: Sequence[int | None],
+        edges: list[Edge | None],
     ) -> None:
-        super().__init__(edges, op)
+        # Written out instead of super().__init__: this is the hot path of training.
+        self.next_edges = edges
+        self.op = op
+        self.seq = next(sequence)
+        self.results = ()
+        self.hooks = None
+        self._metadata = None
+        describe = tls.node_source
+        self.source = () if describe is None else describe()
         self.formula = formula
-        self.groups = [_tensor_count(a) for a in args]
+        self.groups = groups
         """Per argument: how many tensors of it, or None for something else."""
-        self.result_groups: list[int | None] = []
+        self.result_groups: Sequence[int | None] = _ONE_RESULT
         self.context: Any = None
 
     def name(self) -> str:
-        return f"{self.op.qualname.replace('::', '_').replace('.', '_')}Backward"
+        return _node_name(self.op)
 
     def apply(self, grads: tuple[Any, ...]) -> Sequence[Any]:
         if self.context._materialize:
@@ -171,28 +198,59 @@ def _needs(value: Any) -> Any:
 class CustomRecorder:
     """Records calls of one operator over one lower layer."""
 
-    __slots__ = ("formula", "lower", "op")
+    __slots__ = ("_groups", "_single_result", "_singles", "formula", "lower", "named", "op")
 
     def __init__(self, op: Overload, formula: GradientFormula, lower: Callable[..., Any]) -> None:
         self.op, self.formula, self.lower = op, formula, lower
+        self.named = cast(Any, _Named(_node_name(op)))
+        kinds = [a.type for a in op.schema.positional]
+        plain = not any(k.is_tensor_like and (k.is_list or k.optional) for k in kinds)
+        self._groups = [1 if k.is_tensor_like else None for k in kinds]
+        self._singles = [i for i, group in enumerate(self._groups) if group] if plain else []
+        """Positions of the tensors; empty where there may be lists of them or None."""
+        returns = op.schema.returns
+        self._single_result = (
+            len(returns) == 1 and returns[0].type.is_tensor_like and not returns[0].type.is_list
+        )
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the layer below; put a node on the tape if an argument requires grad."""
-        needs = tuple([_needs(a) for a in args])
-        if not any(any(n) if n.__class__ is list else n for n in needs):
+        needs, groups, edges = self._plain(args) if self._singles else self._grouped(args)
+        if edges is None:
             return self.lower(*args, **kwargs)
-        edges: list[Edge | None] = []
-        for value in args:
-            if hasattr(value, "_keys"):
-                edges.append(gradient_edge(value) if requires_grad(value) else None)
-            elif _tensor_count(value) is not None:
-                edges += [
-                    gradient_edge(v) if v is not None and requires_grad(v) else None for v in value
-                ]
-        node = CustomNode(self.op, self.formula, args, edges)
+        node = CustomNode(self.op, self.formula, groups, edges)
         out = self.lower(*args, **kwargs)
-        self._give_history(node, Context(cast(Any, _Named(node.name())), needs), args, kwargs, out)
+        self._give_history(node, Context(self.named, needs), args, kwargs, out)
         return out
+
+    def _plain(self, args: tuple[Any, ...]) -> tuple[Any, Any, list[Edge | None] | None]:
+        """(needs, tensors per argument, edges or None if nothing requires grad)."""
+        needs = [False] * len(args)
+        edges: list[Edge | None] = []
+        followed = False
+        for position in self._singles:
+            value = args[position]
+            if value._requires_grad if value._view is None else requires_grad(value):
+                edges.append(gradient_edge(value))
+                needs[position] = followed = True
+            else:
+                edges.append(None)
+        return tuple(needs), self._groups, edges if followed else None
+
+    def _grouped(self, args: tuple[Any, ...]) -> tuple[Any, Any, list[Edge | None] | None]:
+        """As `_plain`, where an argument may be a list of tensors or None."""
+        needs = tuple([_needs(a) for a in args])
+        groups = [_tensor_count(a) for a in args]
+        if not any(any(n) if n.__class__ is list else n for n in needs):
+            return needs, groups, None
+        edges: list[Edge | None] = []
+        for value, count in zip(args, groups):
+            if count is None:
+                continue
+            for v in value if isinstance(value, tuple | list) else (value,):
+                needed = v is not None and requires_grad(v)
+                edges.append(gradient_edge(v) if needed else None)
+        return needs, groups, edges
 
     def _give_history(
         self, node: CustomNode, context: Any, args: Any, kwargs: dict[str, Any], out: Any
@@ -204,12 +262,22 @@ class CustomRecorder:
                 formula.setup(ctx=context, inputs=args, keyword_only_inputs=kwargs, output=out)
             else:
                 formula.setup(ctx=context, inputs=args, output=out)
+        if self._single_result and not context._non_differentiable:
+            if out._dtype.category >= 2:
+                node.results = ((out.shape, out._dtype, out._device),)
+                out._requires_grad = True
+                out._grad_fn = node
+            if context._to_save:
+                context._keep_one(node, out)
+            return
         several = len(self.op.schema.returns) > 1
         results: list[Any] = []
+        result_groups: list[int | None] = []
         for item in out if several else (out,):
             is_list = isinstance(item, tuple | list)
-            node.result_groups.append(len(item) if is_list else None)
+            result_groups.append(len(item) if is_list else None)
             results += item if is_list else [item]
+        node.result_groups = result_groups
         fixed = {id(t) for t in context._non_differentiable}
         follows = [
             hasattr(t, "_keys") and is_differentiable(t._dtype) and id(t) not in fixed

@@ -82,6 +82,8 @@ def checked_kernel(op: Overload, fn: Callable[..., Any]) -> Callable[..., Any]:
             "        owner = out._array.base",
             "        if owner is None and " + _none_is("out", schema) + ": return out",
         ]
+    if not schema.returns:
+        lines += ["    if out is None: return None"]
     lines += [f"    return check.results(out, ({tensors}{',' if tensors else ''}))", ""]
     scope = {"tls": tls, "above": _ABOVE_BACKENDS, "fn": fn, "check": check, "Tensor": Tensor}
     exec(compile("\n".join(lines), f"<kernel of {op.qualname}>", "exec"), scope)
