@@ -28,7 +28,7 @@ from plait.dispatch.operator import Overload
 from plait.dispatch.state import tls
 from plait.library.kernels import place_of
 
-__all__ = ["GradientFormula", "install", "remove"]
+__all__ = ["CustomRecorder", "GradientFormula", "install", "needs_gradient", "remove"]
 
 
 class GradientFormula:
@@ -193,6 +193,11 @@ def _needs(value: Any) -> Any:
     if _tensor_count(value) is not None:
         return [v is not None and requires_grad(v) for v in value]
     return False
+
+
+def needs_gradient(args: Sequence[Any]) -> bool:
+    """Whether a tensor among the arguments, or in a list of them, requires grad."""
+    return any(any(n) if isinstance(n, list) else n for n in map(_needs, args))
 
 
 class CustomRecorder:
