@@ -36,4 +36,5 @@ def test_a_guide_runs_from_top_to_bottom(guide):
 
 
 def test_there_are_guides():
-    assert {"write_a_mode", "write_a_tensor_subclass"} <= {g.stem for g in GUIDES}
+    expected = {"write_a_mode", "write_a_tensor_subclass", "write_an_operator"}
+    assert expected <= {g.stem for g in GUIDES}

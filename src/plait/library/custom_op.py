@@ -47,12 +47,17 @@ def custom_op(
     device_types: str | Sequence[str] | None = None,
     schema: str | None = None,
     tags: Tag | Sequence[Tag] | None = None,
+    visible: bool = False,
 ) -> Any:
     """Define the operator ``name`` ("namespace::name") with ``fn`` as its kernel.
 
     ``mutates_args`` names the tensors that it writes; "unknown" stands for all. The schema is taken
     from the annotations, or given as "(Tensor x) -> Tensor". ``device_types`` restricts the kernel.
     Without ``fn``, a decorator. Defining a name again replaces the earlier definition.
+
+    With ``visible`` the body, written in operators, *is* the operator: gradients, shapes, batching
+    and autocast follow from it, and compiled code sees through it and fuses it with its neighbours.
+    Such an operator takes no kernels, shape function or formula of its own, and writes nothing.
 
     Results must be fresh memory: a kernel that returns an argument, or a view of one, is an error.
     SchemaError (a ValueError) for annotations that cannot be used, or that contradict
@@ -87,7 +92,7 @@ def custom_op(
             text = infer_schema(body, mutates_args=mutates_args, tags=tag_tuple)
         parsed = FunctionSchema.parse(f"{namespace}::{short}{text[text.index('(') :]}")
         _check_mutates(parsed, mutates_args)
-        return CustomOpDef(parsed, body, device_types, tag_tuple)
+        return CustomOpDef(parsed, body, device_types, tag_tuple, visible=visible)
 
     return define if fn is None else define(fn)
 
@@ -112,8 +117,12 @@ class CustomOpDef:
         body: Callable[..., Any],
         device_types: str | Sequence[str] | None,
         tags: tuple[Tag, ...],
+        *,
+        visible: bool = False,
     ) -> None:
         _check_keyword_tensors(schema, tags)
+        if visible:
+            _check_visible(schema, device_types)
         definitions.replace(schema.qualname)
         self.qualname, self.schema, self.body = schema.qualname, schema, body
         self.place = place_of(body)
@@ -125,16 +134,22 @@ class CustomOpDef:
         self.__name__, self.__doc__ = schema.name, body.__doc__
         self._kernels: dict[str | None, Callable[..., Any]] = {}
         self._disabled: dict[str, Kernel] = {}
+        self.visible = visible
         self._has_trivial_fake = True
         self.op.fake_rule = fakes.trivial_rule(self.op)
         self._fake_place: str | None = None
         self._backward: gradient.GradientFormula | None = None
-        self.op.register(DispatchKey.META, self._on_metadata, calls_operators=True)
-        self.register_kernel(device_types, body)
+        if visible:
+            self.library.impl(self.op, body, AliasKey.COMPOSITE_IMPLICIT_AUTOGRAD)
+            self.op.kernels[AliasKey.COMPOSITE_IMPLICIT_AUTOGRAD].location = self.place
+        else:
+            self.op.register(DispatchKey.META, self._on_metadata, calls_operators=True)
+            self.register_kernel(device_types, body)
         definitions.remember(self)
         self.call = self.op.call
         self.__class__ = _calling(self)
-        self._needs_device_check()
+        if not visible:
+            self._needs_device_check()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the operator. Each definition has its own class, where this is the call path."""
@@ -160,6 +175,7 @@ class CustomOpDef:
         """
         if fn is None:
             return lambda body: self.register_kernel(device_types, body) or body
+        self._require_opaque("a kernel")
         names: Sequence[str | None]
         names = [device_types] if device_types is None or isinstance(device_types, str) else (
             list(device_types)
@@ -168,6 +184,14 @@ class CustomOpDef:
             self._kernels[name] = fn
             self._place_kernel(name, fn)
         return fn
+
+    def _require_opaque(self, what: str) -> None:
+        """RegistrationError for an operator whose body is all there is to it."""
+        if self.visible:
+            raise RegistrationError(
+                f"{self.qualname}: its body at {self.place} is visible, and everything follows "
+                f"from it; got {what}. Define it without visible=True to register {what}."
+            )
 
     def _place_kernel(self, device: str | None, fn: Callable[..., Any]) -> None:
         key = _EVERY if device is None else _device_key(self.qualname, device, _DEVICES)
@@ -250,6 +274,7 @@ class CustomOpDef:
         It is written in operators (``plait.empty_like(x)``), sees tensors without memory, and may
         ask `get_ctx().new_dynamic_size()` for a size that depends on data.
         """
+        self._require_opaque("a shape function")
         if self._has_trivial_fake and self.op.fake_rule is not None:
             warnings.warn(
                 f"{self.qualname}: its shape function follows from the schema; the one at "
@@ -274,6 +299,7 @@ class CustomOpDef:
         gradient per positional argument, a list for a list of tensors, None where there is none.
         RegistrationError for an operator that writes its arguments.
         """
+        self._require_opaque("a gradient formula")
         if self.schema.is_mutable:
             raise RegistrationError(
                 f"{self.qualname}: writes {list(self.schema.mutated_names)}; got a gradient "
@@ -366,6 +392,14 @@ def _check_keyword_tensors(schema: FunctionSchema, tags: tuple[Tag, ...]) -> Non
                 f"{schema.qualname}: argument {a.name!r} is a keyword-only tensor, which is not "
                 "implemented; expected tensors by position, or the tag OUT."
             )
+
+
+def _check_visible(schema: FunctionSchema, device_types: Any) -> None:
+    if schema.is_mutable or device_types is not None:
+        raise RegistrationError(
+            f"{schema.qualname}: a visible operator is functional and serves every device; got "
+            f"mutates_args {list(schema.mutated_names)} and device_types {device_types!r}."
+        )
 
 
 def _device_key(qualname: str, device: Any, known: dict[str, DispatchKey]) -> DispatchKey:

@@ -122,6 +122,8 @@ def neg(a: Term) -> Term:
         return a.args[0]
     if a.fn == "mul" and a.args[0].is_number:
         return mul(number(-_float_of(a.args[0])), a.args[1])
+    if a.fn == "div" and a.args[0].is_number:
+        return apply("div", number(-_float_of(a.args[0])), a.args[1])
     return apply("neg", a)
 
 
