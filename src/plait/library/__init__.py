@@ -14,6 +14,7 @@ from plait.library.custom_op import CustomOpDef, custom_op, definition_of
 from plait.library.fakes import get_ctx
 from plait.library.infer import infer_schema
 from plait.library.libraries import Library, get_kernel, scoped_library
+from plait.library.out_variants import out_variant
 from plait.library.pointwise_op import PointwiseOpDef, pointwise_op
 from plait.tensor.opaque import register_opaque_type
 
@@ -27,6 +28,7 @@ __all__ = [
     "get_ctx",
     "get_kernel",
     "infer_schema",
+    "out_variant",
     "pointwise_op",
     "register_autocast",
     "register_autograd",

@@ -59,6 +59,11 @@ def custom_op(
     and autocast follow from it, and compiled code sees through it and fuses it with its neighbours.
     Such an operator takes no kernels, shape function or formula of its own, and writes nothing.
 
+    Layout tags say which strides the kernel may count on, compiled as well: those that eager would
+    give (``NEEDS_EXACT_STRIDES``, the default; stronger than ``NEEDS_FIXED_STRIDE_ORDER`` and
+    ``FLEXIBLE_LAYOUT``, which are kept likewise), or always contiguous ones
+    (``NEEDS_CONTIGUOUS_STRIDES``, for tensors that are only read).
+
     Results must be fresh memory: a kernel that returns an argument, or a view of one, is an error.
     SchemaError (a ValueError) for annotations that cannot be used, or that contradict
     ``mutates_args``; InvalidArgument for a malformed name.

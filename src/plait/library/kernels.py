@@ -72,6 +72,7 @@ def checked_kernel(op: Overload, fn: Callable[..., Any]) -> Callable[..., Any]:
         "    saved, grad = tls.exclude, tls.grad_enabled",
         "    tls.exclude, tls.grad_enabled = saved | above, False",
         "    try:",
+        *_contiguous(op),
         f"        out = fn({arguments}{comma}{keywords})",
         "    finally:",
         "        tls.exclude, tls.grad_enabled = saved, grad",
@@ -89,6 +90,24 @@ def checked_kernel(op: Overload, fn: Callable[..., Any]) -> Callable[..., Any]:
     exec(compile("\n".join(lines), f"<kernel of {op.qualname}>", "exec"), scope)
     kernel: Callable[..., Any] = scope["kernel"]  # type: ignore[assignment]
     return kernel
+
+
+def _contiguous(op: Overload) -> list[str]:
+    """Source: with the tag for it, tensors that are only read are contiguous for the kernel."""
+    if Tag.NEEDS_CONTIGUOUS_STRIDES not in op.tags:
+        return []
+    lines = []
+    for a in op.schema.arguments:
+        if not a.type.is_tensor_like or a.is_write:
+            continue
+        if a.type.is_list:
+            item = "t if t is None else t.contiguous()"
+            made = f"[{item} for t in {a.name}]"
+        else:
+            made = f"{a.name}.contiguous()"
+        guard = f" if {a.name} is not None else None" if a.type.optional else ""
+        lines.append(f"        {a.name} = {made}{guard}")
+    return lines
 
 
 def _single_tensor(schema: FunctionSchema) -> bool:
