@@ -146,3 +146,17 @@ def test_names_of_tests_and_operators_are_checked() -> None:
         opcheck(3, ())
     found = opcheck("aten::neg", (plait.ones(1),), test_utils=["test_schema"])
     assert found == {"test_schema": "SUCCESS"}
+
+
+def test_the_callers_arguments_are_left_as_they_are() -> None:
+    @custom_op("tests::secret", mutates_args=())
+    def secret(x: Tensor) -> Tensor:
+        x.detach().numpy()[...] += 1
+        return x * 2
+
+    secret.register_fake(lambda x: plait.empty_like(x))
+    x = plait.ones(3)
+    x.numpy()  # the memory has an owner by now
+    verdicts = opcheck(secret, (x,), raise_exception=False)
+    assert x.tolist() == [1.0, 1.0, 1.0]
+    assert "'x' was written" in str(verdicts["test_schema"])

@@ -18,7 +18,7 @@ from plait.compile import compile
 from plait.dispatch.dispatcher import lookup
 from plait.dispatch.operator import OperatorPacket, Overload
 from plait.dispatch.python_key import tensors_in
-from plait.tensor.tensor import Tensor, shallow_copy
+from plait.tensor.tensor import Tensor, wrap
 from plait.testing.compare import assert_close, meta_of
 
 __all__ = ["TESTS", "opcheck"]
@@ -112,8 +112,7 @@ def _copied(value: Any) -> Any:
         fresh = np.ndarray(array.shape, array.dtype, np.empty(_extent(array), np.uint8),
                            strides=array.strides)  # fmt: skip
         np.copyto(fresh, array)
-        copy = shallow_copy(value)
-        copy.__dict__.update(_wrapped(fresh, value).__dict__)
+        copy = wrap(fresh, value.dtype)
         copy._requires_grad = value.requires_grad
         return copy
     if isinstance(value, list | tuple):
@@ -125,12 +124,6 @@ def _extent(array: Any) -> int:
     if array.size == 0:
         return int(array.itemsize)
     return int(sum((n - 1) * abs(s) for n, s in zip(array.shape, array.strides)) + array.itemsize)
-
-
-def _wrapped(array: Any, like: Tensor) -> Tensor:
-    from plait.tensor.tensor import wrap
-
-    return wrap(array, like.dtype)
 
 
 class _Call:
