@@ -135,7 +135,15 @@ class AccumulateGrad(Node):
     __slots__ = ("variable",)
 
     def __init__(self, variable: Tensor) -> None:
-        super().__init__()
+        # Written out instead of super().__init__: every recorded call of a leaf may make one.
+        self.next_edges = ()
+        self.op = None
+        self.seq = next(sequence)
+        self.results = ()
+        self.hooks = None
+        self._metadata = None
+        describe = tls.node_source
+        self.source = () if describe is None else describe()
         self.variable = variable
 
     @property

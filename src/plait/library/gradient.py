@@ -225,7 +225,23 @@ class CustomRecorder:
             return self.lower(*args, **kwargs)
         node = CustomNode(self.op, self.formula, groups, edges)
         out = self.lower(*args, **kwargs)
-        self._give_history(node, Context(self.named, needs), args, kwargs, out)
+        node.context = context = Context(self.named, needs)
+        formula = self.formula
+        if formula.setup is not None:
+            if formula.wants_keywords:
+                formula.setup(ctx=context, inputs=args, keyword_only_inputs=kwargs, output=out)
+            else:
+                formula.setup(ctx=context, inputs=args, output=out)
+        if not self._single_result or context._non_differentiable:
+            self._give_history(node, context, out)
+            return out
+        dtype = out._dtype
+        if dtype.category >= 2:
+            node.results = ((out.shape, dtype, out._device),)
+            out._requires_grad = True
+            out._grad_fn = node
+        if context._to_save:
+            context._keep_one(node, out)
         return out
 
     def _plain(self, args: tuple[Any, ...]) -> tuple[Any, Any, list[Edge | None] | None]:
@@ -257,24 +273,8 @@ class CustomRecorder:
                 edges.append(gradient_edge(v) if needed else None)
         return needs, groups, edges
 
-    def _give_history(
-        self, node: CustomNode, context: Any, args: Any, kwargs: dict[str, Any], out: Any
-    ) -> None:
-        node.context = context
-        formula = self.formula
-        if formula.setup is not None:
-            if formula.wants_keywords:
-                formula.setup(ctx=context, inputs=args, keyword_only_inputs=kwargs, output=out)
-            else:
-                formula.setup(ctx=context, inputs=args, output=out)
-        if self._single_result and not context._non_differentiable:
-            if out._dtype.category >= 2:
-                node.results = ((out.shape, out._dtype, out._device),)
-                out._requires_grad = True
-                out._grad_fn = node
-            if context._to_save:
-                context._keep_one(node, out)
-            return
+    def _give_history(self, node: CustomNode, context: Any, out: Any) -> None:
+        """Make ``node`` the maker of several results, of lists, or of some not differentiable."""
         several = len(self.op.schema.returns) > 1
         results: list[Any] = []
         result_groups: list[int | None] = []
