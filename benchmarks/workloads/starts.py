@@ -32,18 +32,18 @@ print(time.perf_counter() - start)
 """
 
 # The first call holds everything: capture, the joint graph, lowering, LLVM or the cache, the run.
-_GPT = """
+_MODEL = """
 import time
 whole = time.perf_counter()
 import numpy as np
 from benchmarks.systems import SYSTEMS
-from benchmarks.workloads import gpt
+from benchmarks.workloads import {model}
 system = SYSTEMS[{system!r}]({threads})
-run = gpt.prepare(system)
+run = {model}.prepare(system)
 start = {start}
 found = run()
 seconds = time.perf_counter() - start
-assert gpt.check(system, found) < 1e-3, gpt.check(system, found)
+assert {model}.check(system, found) < {allowed}, {model}.check(system, found)
 print(seconds)
 """
 
@@ -93,7 +93,16 @@ def _first_call(warm: str, start: str) -> Start:
 
 def _gpt(start: str, keeps_cache: bool) -> Start:
     systems = ("plait_compiled", "torch_inductor")
-    return Start(_GPT.replace("{start}", start), systems, keeps_cache, ("torch_inductor",))
+    return Start(_model("gpt", start, 1e-3), systems, keeps_cache, ("torch_inductor",))
+
+
+def _text(start: str, keeps_cache: bool) -> Start:
+    return Start(_model("text", start, 0.1), ("plait_compiled",), keeps_cache)
+
+
+def _model(name: str, start: str, allowed: float) -> str:
+    program = _MODEL.replace("{model}", name).replace("{start}", start)
+    return program.replace("{allowed}", str(allowed))
 
 
 _NOW = "time.perf_counter()"
@@ -104,5 +113,8 @@ WORKS = {
     "GPT first call, no cache": _gpt(_NOW, keeps_cache=False),
     "GPT first call, from cache": _gpt(_NOW, keeps_cache=True),
     "GPT whole process, from cache": _gpt("whole", keeps_cache=True),
+    "text model first step, no cache": _text(_NOW, keeps_cache=False),
+    "text model first step, from cache": _text(_NOW, keeps_cache=True),
+    "text model whole process, from cache": _text("whole", keeps_cache=True),
     "tracing, per operator": Start(_TRACING, ("plait_compiled", "torch_inductor")),
 }

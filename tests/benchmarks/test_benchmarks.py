@@ -20,6 +20,7 @@ from benchmarks.workloads import (
     products,
     science,
     starts,
+    text,
     training,
 )
 
@@ -138,6 +139,17 @@ def test_the_first_call_of_a_gpt_is_measured_with_and_without_a_cache():
     for work in ("GPT first call, no cache", "GPT first call, from cache"):
         found = run.best_starts(starts.WORKS[work], ["plait_compiled"], 1, 1)
         assert 0 < found["plait_compiled"] < 60
+
+
+def test_the_first_step_of_the_text_model_is_measured():
+    work = starts.WORKS["text model whole process, from cache"]
+    assert 0 < run.best_starts(work, ["plait_compiled"], 1, 1)["plait_compiled"] < 60
+
+
+@pytest.mark.parametrize("system", ["plait_eager", "plait_compiled"])
+def test_the_text_model_begins_with_knowing_nothing(system):
+    made = systems.SYSTEMS[system](1)
+    assert text.check(made, text.prepare(made)()) < 0.1
 
 
 @pytest.mark.parametrize("system", ["plait_compiled", "torch_eager"])

@@ -54,7 +54,7 @@ def speed_table(rows: Sequence[tuple[str, float, float]], unit: str) -> Table:
 def kernels_table(kernels: Sequence[tuple[str, str]]) -> Table:
     """Native kernels, each with what was fused into it."""
     table = Table(title="Native kernels of the training step")
-    table.add_column("kernel", no_wrap=True)
+    table.add_column("kernel", max_width=36, overflow="fold")
     table.add_column("what is in it")
     for name, parts in kernels:
         table.add_row(name, parts)

@@ -129,14 +129,16 @@ def _show(console: Console, outcome: Outcome, figures: dict[str, Any]) -> None:
     console.print(Text(_writing_words(figures["writing"])))
     asked = figures["compiled"]["cache"]
     outcomes = ", ".join(f"{n} {name}" for name, n in asked.items()) or "not asked"
-    console.print(f"The cache on disk, while the training step was compiled: {outcomes}.")
+    first = figures["compiled"]["first_step_seconds"]
+    console.print(f"First training step: {first:.2f} s; the cache on disk gave {outcomes}.")
 
 
 def _writing_words(writing: dict[str, Any]) -> str:
     shortest, longest = writing["cache_lengths"]
     same = "the same texts" if writing["same_texts"] else "other texts"
+    times = "once" if writing["entries"] == 1 else f"{writing['entries']} times"
     return (
-        f"One step of writing was compiled {writing['entries']} time(s) and served every length of "
+        f"The step of writing was compiled {times} and served every length of "
         f"the key-value cache from {shortest} to {longest}; eager and compiled wrote {same}."
     )
 

@@ -27,7 +27,16 @@ from plait.optim import AdamW
 from plait.tensor.tensor import Tensor
 from plait.transforms.func import value_and_grad
 
-__all__ = ["FULL", "QUICK", "CharacterModel", "Settings", "make_loss", "make_step", "make_write"]
+__all__ = [
+    "FULL",
+    "QUICK",
+    "CharacterModel",
+    "Settings",
+    "make_loss",
+    "make_optimizer",
+    "make_step",
+    "make_write",
+]
 
 Params = dict[str, Tensor]
 Caches = list[KeyValue]
@@ -46,7 +55,7 @@ class Settings:
     steps: int = 300
     report_every: int = 25
     held_out: int = 64  # windows
-    rate: float = 3e-3
+    rate: float = 1e-3
     temperature: float = 0.7
 
     @property
@@ -57,6 +66,15 @@ class Settings:
 
 FULL = Settings()
 QUICK = Settings(width=32, layers=1, heads=2, length=32, steps=40, report_every=10, held_out=16)
+
+
+def make_optimizer(settings: Settings) -> AdamW:
+    """AdamW whose steps are small where a gradient is rounding noise.
+
+    With the usual eps of 1e-8 it makes full steps of such noise, and two runs that round otherwise
+    drift apart.
+    """
+    return AdamW(lr=settings.rate, eps=1e-6)
 
 
 class CharacterModel(Module):

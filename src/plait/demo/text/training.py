@@ -10,10 +10,16 @@ from typing import Any, NamedTuple
 from plait.autograd.grad_mode import no_grad
 from plait.compile import compile as compile_function
 from plait.demo.text.corpus import ALPHABET, Corpus, batch, held_out_windows
-from plait.demo.text.model import CharacterModel, Params, Settings, make_loss, make_step
+from plait.demo.text.model import (
+    CharacterModel,
+    Params,
+    Settings,
+    make_loss,
+    make_optimizer,
+    make_step,
+)
 from plait.demo.timing import StepClock
 from plait.ops.random import manual_seed
-from plait.optim import AdamW
 from plait.tensor.tensor import Tensor
 
 __all__ = ["Report", "Run", "train"]
@@ -55,7 +61,7 @@ def train(
     start = time.perf_counter()
     manual_seed(seed)
     model = CharacterModel(len(ALPHABET), settings)
-    optimizer = AdamW(lr=settings.rate)
+    optimizer = make_optimizer(settings)
     step: Any = make_step(model, optimizer)
     measure: Any = _make_measure(model)
     if backend is not None:
