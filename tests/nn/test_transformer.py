@@ -260,6 +260,26 @@ def test_block_is_torchs_pre_norm_layer(torch, rng):
     check_alike(ours, theirs, ours(x, is_causal=True), theirs(y, src_mask=mask, is_causal=True))
 
 
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("dtype, allowed", [("bfloat16", 0.05), ("float16", 0.01)])
+def test_blocks_of_half_types_are_near_torchs_in_float32(torch, rng, dtype, allowed, is_compiled):
+    plait.manual_seed(0)
+    ours = nn.TransformerBlock(12, 3, 20, dtype=getattr(plait, dtype))
+    theirs = torch.nn.TransformerEncoderLayer(
+        12, 3, 20, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    state = {n: compare.to_torch(torch, t).float() for n, t in ours.state_dict().items()}
+    theirs.load_state_dict(state)
+    x = tensor(rng, 2, 5, 12).to(getattr(plait, dtype))
+    call = plait.compile(ours, fullgraph=True) if is_compiled else ours
+    out = call(x)
+    assert out.dtype is x.dtype
+    wanted = theirs(compare.to_torch(torch, x).float())
+    np.testing.assert_allclose(
+        out.detach().float().numpy(), wanted.detach().numpy(), atol=allowed, rtol=allowed
+    )
+
+
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
 def test_blocks_with_a_cache(rng, norm, activation):
