@@ -25,7 +25,6 @@ from plait.capture.guards import aliased_writes, build_guards
 from plait.capture.modules import is_module_like
 from plait.capture.signature import flatten_call, label_of
 from plait.capture.tracer import CapturedProgram, capture
-from plait.dispatch.modes import disable_modes
 from plait.dispatch.state import autocasting, tls
 from plait.ir.graph import Graph
 from plait.tensor.donated import refuse_donated
@@ -177,10 +176,14 @@ class CompiledFunction:
         if tls.modes and tls.predispatch is None and all(m.ignores_compiled for m in tls.modes):
             with disable_modes():
                 return self(*args, **kwargs)
+        known = list(self.entries)
         entry = self._entry_for(args, kwargs)
         if entry is None:
             return self.fn(*args, **kwargs)
         inputs = entry.guards.check(args, kwargs)
+        if inputs is None and entry.program.reads.effects and all(entry is not e for e in known):
+            # The function changed what it reads. It has done so for this call, and not twice.
+            inputs = entry.guards.collect(args, kwargs)
         if inputs is None:
             failure = entry.guards.explain(args, kwargs)
             log.record(

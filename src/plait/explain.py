@@ -66,6 +66,7 @@ class EntryExplanation:
     graphs: dict[str, Graph]  # captured, joint, forward, backward: as far as there are
     guards: list[str]  # what is read: what is expected of it
     unguarded: dict[str, str]  # source text of a read -> why it is not guarded
+    effects: dict[str, str]  # source text -> what the function did while captured, and then not
     held: list[str]  # tensors found no other way than by being this very object
     compile_seconds: dict[str, float]  # by stage, without the backward
     backward_seconds: dict[str, float]  # by stage; empty until the backward is compiled
@@ -185,6 +186,7 @@ def _entry(entry: Entry) -> EntryExplanation:
         graphs={"captured": program.graph},
         guards=entry.guards.describe(),
         unguarded=dict(program.reads.unguarded),
+        effects=dict(program.reads.effects),
         held=[i.desc.expr() for i in program.by_identity],
         compile_seconds=dict(entry.account.times),
         backward_seconds={},
@@ -271,6 +273,8 @@ def _entry_lines(entry: EntryExplanation) -> list[str]:
         lines.append(f"random draws: {entry.random_calls}, numbered at capture")
     lines += _section("guards", entry.guards)
     lines += _section("unguarded reads", [f"{t}: {why}" for t, why in entry.unguarded.items()])
+    once = [f"{text}: {what}" for text, what in entry.effects.items()]
+    lines += _section("done only once", once, empty=False)
     lines += _section("tensors held by the program", entry.held, empty=False)
     lines += _section("written inputs", entry.mutated)
     written = {line.partition(": ")[0] for line in entry.mutated}

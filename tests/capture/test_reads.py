@@ -204,6 +204,50 @@ def test_pure_functions_of_libraries_are_not_named() -> None:
     assert not entry.unguarded
 
 
+class Counting(nn.Module):
+    """A module that writes its own attributes while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Any) -> Any:
+        self.calls += 1
+        return x * 2.0
+
+
+def test_what_the_function_does_only_while_it_is_captured_is_named() -> None:
+    seen: list[int] = []
+
+    def notes(x: Any) -> Any:
+        seen.append(x.shape[0])
+        print("here")
+        return x * 2.0
+
+    report = plait.explain(notes, backend="aot_eager")(plait.ones(2))
+    (entry,) = report.entries
+    assert entry.effects == {
+        "seen": "changed by the function while it is captured, not by later calls",
+        "print()": "happens while the function is captured, not at later calls",
+    }
+    assert "done only once:\n    " in str(report) and "    seen: changed by" in str(report)
+    module = Counting()
+    (entry,) = plait.explain(module, backend="aot_eager")(plait.ones(2)).entries
+    assert list(entry.effects) == ["Counting.calls"]
+    (entry,) = plait.explain(nn.Linear(2, 2), backend="aot_eager")(plait.ones(2)).entries
+    assert entry.effects == {}
+
+
+def test_a_result_that_depends_on_what_the_function_changes_is_never_stale() -> None:
+    class Stepping(Counting):
+        def forward(self, x: Any) -> Any:
+            self.calls += 1
+            return x * self.calls
+
+    compiled = plait.compile(Stepping(), backend="aot_eager")
+    assert [compiled(plait.ones(1)).item() for _ in range(4)] == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_articles() -> None:
     assert [indefinite(w) for w in ("Thing", "object", "ndarray", "Iterator")] == [
         "a Thing",

@@ -19,7 +19,7 @@ import optree
 
 from plait.base.epoch import module_changes
 from plait.capture.modules import ModuleState, is_module_like
-from plait.capture.reads import Place
+from plait.capture.reads import Place, frozen
 from plait.capture.signature import Structure, label_of
 from plait.capture.tracer import CapturedProgram, ProgramInput
 from plait.dispatch.state import tls
@@ -107,6 +107,15 @@ class GuardSet:
             condition = self._condition(step)
             return GuardFailure(step.what, condition, step.expected, got, passed)
         return None
+
+    def collect(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The program inputs of this call, whatever the conditions say."""
+        scope = dict(self._scope, args=args, kwargs=kwargs)
+        for step in self.steps:
+            if step.bind:
+                _bind(scope, step.bind, _value(step.read, scope))
+        inputs: list[Any] = _value(self._result, scope)
+        return inputs
 
     def _condition(self, step: Step) -> str:
         """The test of ``step`` in terms of the user's program."""
@@ -450,7 +459,7 @@ class _Builder:
         if value is None or isinstance(value, bool):
             self.test(f"{name} is {value}", text, repr(value), name)
             return
-        constant = self.constant(_frozen(value))
+        constant = self.constant(frozen(value))
         kind = self.constant(type(value))
         same = (
             f"{name} != {name}"
@@ -477,17 +486,6 @@ class _Builder:
 def _tensor_type(i: ProgramInput) -> TensorMeta:
     assert isinstance(i.value.type, TensorMeta), "a captured program takes tensors alone"
     return i.value.type
-
-
-def _frozen(value: Any) -> Any:
-    """A copy that later changes of ``value`` do not reach."""
-    if isinstance(value, list):
-        return [_frozen(v) for v in value]
-    if isinstance(value, set):
-        return set(value)
-    if isinstance(value, dict):
-        return {k: _frozen(v) for k, v in value.items()}
-    return value
 
 
 def _tree_flatten(value: Any, spec: Any) -> list[Any] | None:

@@ -32,7 +32,16 @@ from plait.tensor.dtype import DType
 from plait.tensor.opaque import opaque_type_of
 from plait.tensor.tensor import Tensor
 
-__all__ = ["ExternalReads", "Place", "is_guardable", "reads_of"]
+__all__ = [
+    "ExternalReads",
+    "Place",
+    "frozen",
+    "is_guardable",
+    "note_effect",
+    "note_effects",
+    "reads_of",
+    "snapshot",
+]
 
 _IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), DType, Device, enum.Enum)
 _PRIMITIVES = (*_IMMUTABLE, np.generic)
@@ -96,6 +105,7 @@ class ExternalReads:
     tensors: dict[int, Place] = field(default_factory=dict)  # id of a tensor -> where it is read
     modules: dict[int, tuple[Any, str]] = field(default_factory=dict)  # id -> (module, source text)
     unguarded: dict[str, str] = field(default_factory=dict)  # source text -> why
+    effects: dict[str, str] = field(default_factory=dict)  # source text -> what happens only once
 
 
 def is_guardable(value: Any) -> bool:
@@ -110,6 +120,38 @@ def is_guardable(value: Any) -> bool:
     if isinstance(value, dict):
         return len(value) <= _MAX_ITEMS and all(is_guardable(v) for kv in value.items() for v in kv)
     return False
+
+
+def frozen(value: Any) -> Any:
+    """A copy that later changes of ``value`` do not reach."""
+    if isinstance(value, list):
+        return [frozen(v) for v in value]
+    if isinstance(value, set):
+        return set(value)
+    if isinstance(value, dict):
+        return {k: frozen(v) for k, v in value.items()}
+    return value
+
+
+def snapshot(reads: ExternalReads) -> dict[Place, Any]:
+    """The values of ``reads`` as they are now."""
+    return {place: frozen(value) for place, value in reads.values.items()}
+
+
+def note_effects(reads: ExternalReads, before: dict[Place, Any]) -> None:
+    """Name what is no longer as it was ``before`` the trace: the traced function changed it."""
+    for place, value in before.items():
+        try:
+            now = place.read()
+        except (ValueError, LookupError, AttributeError):
+            now = "gone"
+        if now is not value and (type(now) is not type(value) or bool(now != value)):
+            note_effect(reads, place.text)
+
+
+def note_effect(reads: ExternalReads, text: str) -> None:
+    """Name one thing that the traced function changed."""
+    reads.effects[text] = "changed by the function while it is captured, not by later calls"
 
 
 def reads_of(fn: Any, arguments: dict[str, Any] | None = None) -> ExternalReads:
@@ -211,6 +253,9 @@ class _Walker:
                     if name in _LOOKUPS:
                         why = "what it finds while the function is captured is kept"
                         self.found.unguarded.setdefault(f"{name}()", why)
+                    elif name == "print":
+                        why = "happens while the function is captured, not at later calls"
+                        self.found.effects["print()"] = why
                     continue
                 place = Place(scope, (("item", name),), name)
             elif kind == "deref":

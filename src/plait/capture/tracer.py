@@ -18,14 +18,17 @@ from plait.autograd.graph import Node
 from plait.base.errors import CaptureError, DeviceMismatch
 from plait.base.names import identifier
 from plait.capture.fake import FakeMode, fake_like, meta_of
-from plait.capture.modules import OwnedTensor, is_module_like, swapped
+from plait.capture.modules import ModuleState, OwnedTensor, is_module_like, swapped
 from plait.capture.proxy import Recorder, graph_meta
 from plait.capture.reads import (
     ExternalReads,
     Place,
     extend_with_code,
     is_guardable,
+    note_effect,
+    note_effects,
     reads_of,
+    snapshot,
 )
 from plait.capture.shape_env import ShapeEnv
 from plait.capture.signature import Leaf, Structure, flatten_call, label_of, rebuild
@@ -230,6 +233,7 @@ def capture(
     reads = _reads_of_call(fn, leaves)
     env = ShapeEnv()
     roots = _roots(reads)
+    before, modules = snapshot(reads), ModuleState(_root_texts(reads, roots))
     names = _parameter_names(fn)
     inputs: list[ProgramInput] = []
     mode = CaptureMode(inputs, reads)
@@ -250,6 +254,10 @@ def capture(
         tls.shape_env = saved_env
         tls.grad_enabled = grad_before
     _drop_unused_inputs(mode.recorder.builder.graph, inputs)
+    note_effects(reads, before)
+    changed = modules.difference()
+    if changed is not None:
+        note_effect(reads, changed[0])
     return CapturedProgram(
         graph=mode.recorder.builder.graph,
         inputs=inputs,
