@@ -25,6 +25,7 @@ from plait.capture.guards import aliased_writes, build_guards
 from plait.capture.modules import is_module_like
 from plait.capture.signature import flatten_call, label_of
 from plait.capture.tracer import CapturedProgram, capture
+from plait.dispatch.modes import disable_modes
 from plait.dispatch.state import autocasting, tls
 from plait.ir.graph import Graph
 from plait.tensor.donated import refuse_donated
