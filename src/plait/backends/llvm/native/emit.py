@@ -16,7 +16,7 @@ from llvmlite import ir
 from plait.backends.llvm.loop.kernel import Kernel, Store
 from plait.backends.llvm.loop.terms import Axis, walk
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar, growth
-from plait.backends.llvm.native.emit_loops import Nest
+from plait.backends.llvm.native.emit_loops import TILE, Nest
 from plait.backends.llvm.native.emit_memory import POINTER, Memory
 from plait.backends.llvm.native.emit_ops import operation_cost
 from plait.backends.llvm.native.emit_terms import inside, work
@@ -36,8 +36,6 @@ ELEMENT_GRAIN = 256
 
 COLUMN_GRAIN = 512
 """The same where each element is a reduction down a column: enough to read contiguously."""
-TILE = 16
-"""Rows done together by a kernel that reads along them: a cache line of f32."""
 
 
 class Layout(NamedTuple):

@@ -20,10 +20,11 @@ from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar, growt
 from plait.backends.llvm.native.emit_memory import POINTER, Memory, total, widen
 from plait.backends.llvm.native.emit_reduce import Accumulators
 from plait.backends.llvm.native.emit_terms import Scratch, Terms, inside, stack_row, work
+from plait.backends.llvm.native.emit_turned import Turned, turned_loads
 from plait.backends.llvm.native.vector import BITS, Space, Value, memory_type
 from plait.symbolic.expr import Expr, as_int
 
-__all__ = ["Nest"]
+__all__ = ["TILE", "Nest"]
 
 Body = Callable[[Any, Value | None, list[Any]], list[Any]]
 
@@ -32,6 +33,12 @@ DEAR = 8
 """Values of at least this many instructions are kept between passes instead of computed again."""
 STACK_ROW_BYTES = 1 << 16
 MOST_ROWS = 4
+TILE = 16
+"""Rows done together by a kernel that reads along them: a cache line of f32."""
+AT_ONCE = 2
+"""Rows of a tile that are read before any of them is written: where rows are a power of two apart,
+a load waits for the store of the row before, which looks like the same place to the processor.
+"""
 
 
 class Row(NamedTuple):
@@ -220,17 +227,55 @@ class Nest:
         For loads that run along the rows: they meet the same cache lines while those are near.
         """
         stores, lanes = list(self.kernel.stores), self.native_lanes
+        row_axis = self.kernel.axes[-2]
+        loads = turned_loads(stores, axis, row_axis, self.memory) if TILE % lanes == 0 else []
+        turned = Turned(self.memory, loads, self.entry, TILE)
 
-        def across(index: Any, mask: Value | None, _carried: list[Any]) -> list[Any]:
-            def along(item: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
-                inner = self.lane_frame(rows(item), axis.name, index, lanes, mask)
-                self.write(stores, inner)
+        def one_by_one(index: Any, mask: Value | None) -> None:
+            def row(item: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
+                self.write(stores, self.lane_frame(rows(item), axis.name, index, lanes, mask))
                 return []
 
-            return self.loop(start, stop, 1, [], along)
+            self.loop(start, stop, 1, [], row)
 
+        def together(index: Any) -> None:
+            turned.fill(rows, start, axis, index, lanes)
+
+            def some(item: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
+                items = [self.builder.add(item, I64(k)) for k in range(AT_ONCE)]
+                frames = [self.lane_frame(rows(i), axis.name, index, lanes, None) for i in items]
+                for i, inner in zip(items, frames, strict=True):
+                    turned.bind(inner, self.builder.sub(i, start), lanes)
+                values = [[self.terms.evaluate(s.value, f) for s in stores] for f in frames]
+                for inner, row in zip(frames, values, strict=True):
+                    for store, value in zip(stores, row, strict=True):
+                        self.memory.store(store.buffer, store.offset, value, inner)
+                return []
+
+            self.loop(start, stop, AT_ONCE, [], some)
+
+        def across(index: Any, mask: Value | None, _carried: list[Any]) -> list[Any]:
+            if mask is not None or not loads:
+                one_by_one(index, mask)
+                return []
+            with self.builder.if_else(is_whole) as (whole, part):
+                with whole:
+                    together(index)
+                with part:
+                    one_by_one(index, None)
+            return []
+
+        is_whole = self._is_whole_tile(rows(start), row_axis, start, stop)
         extent = axis.extent
         self.vector_loop(I64(0), emit_scalar(extent, frame), lanes, as_int(extent), [], across)
+
+    def _is_whole_tile(self, first: Frame, axis: Axis, start: Any, stop: Any) -> Any:
+        """Whether a tile has all its rows, and they are neighbours along one axis."""
+        builder = self.builder
+        is_full = builder.icmp_signed("==", builder.sub(stop, start), I64(TILE))
+        end = builder.add(first.symbol(axis.name), I64(TILE))
+        is_near = builder.icmp_signed("<=", end, emit_scalar(axis.extent, first))
+        return builder.and_(is_full, is_near)
 
     def hoist_above(self, frame: Frame, axes: Sequence[Axis]) -> None:
         """Evaluate before the loop over items what depends on no axis at all."""
