@@ -101,7 +101,8 @@ class Turned:
             )
 
     def _dtype(self, term: Term) -> str:
-        return self.memory.dtypes[term.attr[0]]
+        dtype: str = self.memory.dtypes[term.attr[0]]
+        return dtype
 
     def _at(self, block: Any, term: Term, number: Any) -> Any:
         return self.builder.gep(block, [number], source_etype=memory_type(self._dtype(term)))
