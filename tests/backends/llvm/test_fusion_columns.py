@@ -130,3 +130,14 @@ def test_the_number_of_threads_changes_no_bit(rng):
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rows", [16, 17, 18, 19, 63])
+@pytest.mark.parametrize("name", ["sum", "amax", "argmax", "prod"])
+def test_columns_of_one_tensor_whose_rows_are_no_multiple_of_four(rng, rows, name):
+    """Rows are added some at a time, in their order, and the rest one by one."""
+    x = f(rng, rows, 70)
+    x[rows // 2, 3] = float("nan")
+    got = plait.compile(lambda x: getattr(plait, name)(x, 0))(x)
+    want = getattr(plait, name)(x, 0)
+    np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-5, atol=1e-6)

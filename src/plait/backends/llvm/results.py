@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from plait.backends.llvm.decompose import Lowered
 from plait.backends.llvm.layouts import linear_layout
 from plait.backends.llvm.loop.indexing import ZERO, dense_or_contiguous
+from plait.backends.llvm.loop.interpret import ARRAY_DTYPES
 from plait.backends.llvm.lowering.context import meta_of, sizes
 from plait.backends.llvm.lowering.pairs import COMPLEX, in_whole, interleaved
 from plait.backends.llvm.lowering.stage import Stage
@@ -20,7 +21,7 @@ from plait.backends.llvm.plan import OutputSpec, Plan
 from plait.ir.graph import Graph, IntType, Value
 from plait.symbolic.codegen import source, tuple_source
 from plait.symbolic.expr import Expr
-from plait.tensor.dtype import DType
+from plait.tensor.dtype import FROM_NUMPY, DType
 from plait.tensor.layout import Layout
 from plait.tensor.tensor import wrap, wrap_view
 
@@ -103,6 +104,10 @@ class Results:
         self.types: list[DType] = []
         """Their element types: complex, or those of the stages."""
         self.sources: list[Result] = [self._source(item) for item in graph.outputs]
+        self._users: dict[int, list[tuple[int, FreshResult | ViewResult]]] = {}
+        for number, result in enumerate(self.sources):
+            if _is_computed(result):
+                self._users.setdefault(result.position, []).append((number, result))
         self.specs = [self._spec(position) for position in range(len(self.stages))]
 
     def _source(self, item: Any) -> Result:
@@ -159,13 +164,7 @@ class Results:
     def _spec(self, position: int) -> OutputSpec:
         """What the plan allocates: a buffer seen only through one whole view gets its shape."""
         stage = self.stages[position]
-        users = [
-            (k, s)
-            for k, s in enumerate(self.sources)
-            if isinstance(s, FreshResult | ViewResult)
-            and not (isinstance(s, ViewResult) and s.of_input)
-            and s.position == position
-        ]
+        users = self._users[position]
         number, only = users[0]
         dtype, shape, strides = self.types[position], stage.shape, stage.strides
         if len(users) == 1 and isinstance(only, ViewResult) and not dtype.is_complex:
@@ -192,6 +191,13 @@ def in_units(view: ViewResult, base: DType, dtype: DType) -> ViewResult:
     return replace(view, dtype=dtype, units=units)
 
 
+def _is_computed(result: Result) -> TypeGuard[FreshResult | ViewResult]:
+    """Whether an output is memory that the plan wrote, or a view of it."""
+    return isinstance(result, FreshResult) or (
+        isinstance(result, ViewResult) and not result.of_input
+    )
+
+
 def is_whole(view: ViewResult, stage: Stage) -> bool:
     """Whether the view shows all memory of `stage`, only in another shape."""
     dense = dense_or_contiguous(view.shape, view.strides) == view.strides
@@ -214,13 +220,15 @@ def make_runner(results: Sequence[Result], plan: Plan, call: Callable[..., Any])
     >>> print(runner_source([FreshResult(0), InputResult(0)], plan))  # doctest: +SKIP
     def run(x0):
         a0, = call(x0._array)
-        f0 = wrap(a0)
+        f0 = wrap(a0, t0)
         return [f0, x0]
     """
     scope = {"call": call, "wrap": wrap, "wrap_view": wrap_view, "Layout": Layout}
     scope |= {f"c{k}": r.value for k, r in enumerate(results) if isinstance(r, ConstantResult)}
     scope |= {f"d{k}": r.dtype for k, r in enumerate(results) if isinstance(r, ViewResult)}
     scope |= {"min": min, "max": max}
+    kinds = [FROM_NUMPY[ARRAY_DTYPES[spec.dtype]] for spec in plan.outputs]
+    scope |= {f"t{k}": kind for k, kind in enumerate(kinds)}
     exec(compile(runner_source(results, plan), f"<plait {plan.name}>", "exec"), scope)
     return scope["run"]
 
@@ -238,7 +246,7 @@ def runner_source(results: Sequence[Result], plan: Plan) -> str:
         results_ = "".join(f"a{k}, " for k in fresh)
         call = f"call({', '.join(arguments)})"
         lines.append(f"    {results_}= {call}" if plan.outputs else f"    {call}")
-    lines += [f"    f{k} = wrap(a{k})" for k in fresh]
+    lines += [f"    f{k} = wrap(a{k}, t{k})" for k in fresh]
     names = {}
     if any(isinstance(r, SizeResult | ViewResult) for r in results):
         for s in plan.symbols:
@@ -256,7 +264,7 @@ def _result_source(number: int, result: Result, names: dict[str, str]) -> str:
     if isinstance(result, FreshResult):
         return f"f{result.position}"
     if isinstance(result, ReusedResult):
-        return f"wrap(x{result.position}._array)"
+        return f"wrap(x{result.position}._array, x{result.position}._dtype)"
     if isinstance(result, ConstantResult):
         return f"c{number}"
     if isinstance(result, SizeResult):

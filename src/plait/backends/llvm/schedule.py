@@ -348,7 +348,8 @@ class _Scheduler:
                 group.deps = (group.deps - {late}) | {early}
             if group is not a and group.ancestors & {early, late}:
                 group.ancestors = (group.ancestors - {late}) | {early} | a.ancestors
-        for numbers in self.readers.values():
+        for read in {read: None for unit in b.units for read in unit.reads}:
+            numbers = self.readers.get(read, [])
             numbers[:] = [early if n == late else n for n in numbers]
 
     def _is_acyclic(self, a: Group, b: Group) -> bool:

@@ -16,7 +16,7 @@ from plait.backends.llvm.loop.terms import Axis, Term
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar
 from plait.backends.llvm.native.emit_memory import widen
 from plait.backends.llvm.native.emit_reduce import Accumulators
-from plait.backends.llvm.native.emit_terms import Scratch, inside
+from plait.backends.llvm.native.emit_terms import Scratch, inside, work
 from plait.backends.llvm.native.vector import Space, Value, memory_type
 from plait.symbolic.expr import as_int, const
 
@@ -28,6 +28,8 @@ __all__ = ["STRIP", "Columns", "suits_columns"]
 STRIP = 1024
 """Columns reduced together."""
 LEAST_ROWS = 16
+CHEAP = 8
+"""Instructions of a value that is cheap beside its accumulator."""
 
 
 def suits_columns(levels: list[list[Term]], axis: Axis) -> bool:
@@ -120,31 +122,54 @@ class Columns:
             for where, (_, dtype), raw in zip(places(frame), rows, accumulators.start()):
                 memory.store_vector(where, frame.space.value(raw, dtype), None)
 
-        def step(frame: Frame) -> None:
-            values = [
-                widen(nest.terms.evaluate(term.args[0], frame), frame.space) for term in group
-            ]
+        def step(frame: Frame, lines: Sequence[Frame]) -> None:
+            """Rows in their order onto one vector of the accumulators."""
             found = places(frame)
             carried = [
                 memory.load_vector(where, dtype, frame.space, None).raw
                 for where, (_, dtype) in zip(found, rows)
             ]
-            row = frame.symbol(down.name)
-            results = accumulators.step(carried, values, row, None, False)
-            for where, (_, dtype), raw in zip(found, rows, results):
+            for line in lines:
+                inner = nest.lane_frame(
+                    line, self.axis.name, frame.symbol(self.axis.name), self.lanes, frame.mask
+                )
+                values = [widen(nest.terms.evaluate(t, inner), inner.space) for t in inputs]
+                row = line.symbol(down.name)
+                carried = accumulators.step(carried, values, row, None, False)
+            for where, (_, dtype), raw in zip(found, rows, carried):
                 memory.store_vector(where, frame.space.value(raw, dtype), None)
 
-        def one_row(index: Any, _mask: Value | None, _carried: list[Any]) -> list[Any]:
-            frame = Frame(self.frame, self.frame.space, {down.name: index})
-            nest.hoist([term.args[0] for term in group], self.axis.name, frame)
-            self._along(first, end, frame, step)
+        def some_rows(count: int, index: Any) -> list[Any]:
+            lines = []
+            for k in range(count):
+                at = self.builder.add(index, I64(k))
+                lines.append(Frame(self.frame, self.frame.space, {down.name: at}))
+                nest.hoist(inputs, self.axis.name, lines[-1])
+            self._along(first, end, self.frame, lambda frame: step(frame, lines))
             return []
 
+        inputs = [term.args[0] for term in group]
         self._along(first, end, self.frame, clear)
-        nest.loop(I64(0), emit_scalar(down.extent, self.frame), 1, [], one_row)
+        count = _rows_at_once(inputs, self.axis)
+        extent = emit_scalar(down.extent, self.frame)
+        whole = self.builder.and_(extent, I64(-count))
+        nest.loop(I64(0), whole, count, [], lambda i, _mask, _carried: some_rows(count, i))
+        if count > 1 and (as_int(down.extent) or 1) % count:
+            nest.loop(whole, extent, 1, [], lambda i, _mask, _carried: some_rows(1, i))
         for term, row in zip(group, accumulators.results(rows)):
             nest.terms.scratch.rows[id(term)] = row[0]
             nest.terms.scratch.written.add(id(term))
+
+
+def _rows_at_once(inputs: Sequence[Term], axis: Axis) -> int:
+    """Rows that are added to a vector of accumulators while it is in a register.
+
+    One where values are dear, or come from several tensors: reading many rows of each at once costs
+    more than the accumulators do.
+    """
+    is_cheap = work(inputs, axis.name) <= CHEAP
+    loads = {t for t in inside(inputs, _never) if t.op in ("load", "gather")}
+    return 4 if is_cheap and len(loads) == 1 else 1
 
 
 def _rows_name(term: Term) -> str:
