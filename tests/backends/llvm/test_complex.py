@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 import plait
+from plait.backends.llvm.evaluate import Evaluator
 from plait.backends.llvm.loop.builder import literal, load
 from plait.backends.llvm.loop.interpret import interpret
 from plait.backends.llvm.loop.kernel import BufferParam, Kernel, Store
 from plait.backends.llvm.loop.terms import Axis
 from plait.backends.llvm.lowering.complexmath import FUNCTIONS, Pair, power, quotient
+from plait.backends.llvm.lowering.stage import map_stage
 from plait.backends.llvm.native.kernels import run_kernel
 from plait.base import log
 from plait.ops import aten
@@ -209,3 +211,14 @@ def test_a_constant_is_a_pair():
     assert FUNCTIONS["square"](Pair(literal(2.0, "f64"), literal(1.0, "f64"))) == Pair(
         literal(3.0, "f64"), literal(4.0, "f64")
     )
+
+
+def test_a_stage_made_for_one_read_is_not_taken_for_the_next():
+    """What is kept of an element is kept with its stage: ids of dead stages come back."""
+    evaluator = Evaluator(lambda stage: False)
+    zero = const(0)
+    for number in range(100):
+        term = literal(float(number), "f32")
+        stage = map_stage("s", "test", (const(1),), "f32", [], lambda read, i, term=term: term)
+        assert evaluator.compute(stage, (zero,)) is term
+        del stage

@@ -30,7 +30,7 @@ class Evaluator:
         self.buffers: dict[Stage, int] = {}
         self.checks: list[Check] = []
         self.mask: Term | None = None
-        self.memo: dict[tuple[int, Index, int], Term] = {}
+        self.memo: dict[tuple[Stage, Index, Term | None], Term] = {}
         self.axes: dict[tuple[Expr, ...], tuple[Axis, ...]] = {}
 
     def buffer(self, stage: Stage) -> int:
@@ -80,7 +80,7 @@ class Evaluator:
 
     def compute(self, stage: Stage, index: Index) -> Term:
         """The element worked out here, whether `stage` is stored or not."""
-        key = (id(stage), index, id(self.mask))
+        key = (stage, index, self.mask)  # not their ids: some are made for one read
         known = self.memo.get(key)
         if known is None:
             known = self.memo[key] = self._compute(stage, index)
