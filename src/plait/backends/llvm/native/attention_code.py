@@ -27,6 +27,11 @@ class CompiledAttention(NamedTuple):
     name: str
     address: int
 
+    @property
+    def addresses(self) -> dict[str, int]:
+        """The address by name, for who links against it."""
+        return {self.name: self.address}
+
 
 _lock = threading.RLock()
 _compiled: dict[object, CompiledAttention] = {}

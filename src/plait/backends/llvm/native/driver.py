@@ -18,9 +18,11 @@ from plait.backends.llvm.native.attention_code import CompiledAttention
 from plait.backends.llvm.native.blas import Blas
 from plait.backends.llvm.native.emit import KERNEL_TYPE
 from plait.backends.llvm.native.emit_attention import attention_items, attention_work
-from plait.backends.llvm.native.emit_gemm import emit_gemm, gemm_items
+from plait.backends.llvm.native.emit_gemm import emit_blocks, emit_gemm, gemm_items
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar
+from plait.backends.llvm.native.emit_packed import ROWS_TYPE
 from plait.backends.llvm.native.kernels import CompiledKernel
+from plait.backends.llvm.native.packed import CompiledPacked, Cut, cut
 from plait.backends.llvm.native.python_abi import array_fields, type_number
 from plait.backends.llvm.native.small_code import CompiledProduct
 from plait.backends.llvm.native.tabled import Tabled, known_work
@@ -52,6 +54,8 @@ GIL_WORK = 1 << 19
 """Work from which an entry lets go of the GIL."""
 GEMM_WORK = 2
 """Work of one multiply-add, in the same units."""
+PACK_WORK = 8
+"""Work of packing one element."""
 STACK_ARENA_BYTES = 1 << 14
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -82,7 +86,9 @@ class Driver:
         self,
         module: Any,
         plan: Plan,
-        codes: Sequence[CompiledKernel | CompiledAttention | CompiledProduct | None],
+        codes: Sequence[
+            CompiledKernel | CompiledAttention | CompiledProduct | CompiledPacked | None
+        ],
         blas: Blas | None,
     ) -> None:
         self.module = module
@@ -95,6 +101,11 @@ class Driver:
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self.tabled = Tabled(self) if plan.is_tabled else None
+        self.cuts: dict[int, Cut] = {
+            number: cut(step, BITS[step.dtype] // 8)
+            for number, (step, code) in enumerate(zip(plan.steps, codes))
+            if isinstance(step, Gemm) and isinstance(code, CompiledPacked)
+        }
 
     # Small pieces --------------------------------------------------------------------------------
 
@@ -266,8 +277,11 @@ class Driver:
                 self._kernel(number, step)
             elif isinstance(step, Attention):
                 self._attention(number, step)
-            elif self.codes[number] is not None:
+            elif isinstance(self.codes[number], CompiledProduct):
                 self._small(number, step)
+            elif number in self.cuts:
+                self._packed(number, step)
+                stop = self.tiles.get(number, 0)
             else:
                 self._gemm(number, step)
                 stop = self.tiles.get(number, 0)
@@ -303,11 +317,14 @@ class Driver:
             builder.ret(NULL)
 
     def _take_arena(self) -> None:
-        size = as_int(self.plan.arena_bytes)
+        packed = max((cut.nbytes for cut in self.cuts.values()), default=0)
+        self.room = (self.plan.arena_bytes + 63) // 64 * 64  # packed operands lie behind the rest
+        total = self.room + packed if packed else self.plan.arena_bytes
+        size = as_int(total)
         self.arena_is_taken = size is None or size > STACK_ARENA_BYTES
         self.arena = NULL
         if self.arena_is_taken:
-            self.arena = self.call("plait_arena_take", self.size(self.plan.arena_bytes))
+            self.arena = self.call("plait_arena_take", self.size(total))
         elif size:
             with self.builder.goto_entry_block():
                 self.arena = self.builder.alloca(ir.ArrayType(I8, size))
@@ -352,8 +369,7 @@ class Driver:
 
     def kernel_function(self, code: CompiledKernel | CompiledAttention | CompiledProduct) -> Any:
         """The declaration of code of its own."""
-        found = self.module.globals.get(code.name)
-        return found or ir.Function(self.module, KERNEL_TYPE, code.name)
+        return self._declared(code.name, KERNEL_TYPE)
 
     def _launch(
         self, function: Any, args: tuple[Any, ...], items: Any, work: Any, step: int
@@ -411,6 +427,28 @@ class Driver:
         self.call("plait_blas_enter")
         self.call("plait_parallel_for", address, *args, items, I64(1))
         self.call("plait_blas_leave")
+
+    def _packed(self, number: int, step: Gemm) -> None:
+        """A product by packed code: the right operand is packed, then blocks of rows are made."""
+        code, made = self.codes[number], self.cuts[number]
+        assert isinstance(code, CompiledPacked)
+        epilogue, extra = self._epilogue(number + 1, step) if number in self.tiles else (None, [])
+        a, b, c = (self._pointer(x.buffer, step.dtype) for x in (step.a, step.b, step.c))
+        room = self.builder.gep(self.arena, [self.size(self.room)], source_etype=I8)
+        stride = step.b.row_stride if as_int(step.b.col_stride) == 1 else step.b.col_stride
+        sizes = [self.size(size) for size in (step.n, step.k, stride)]
+        work = I64(PACK_WORK * (as_int(step.n * step.k) or 0))
+        args = (self.table([b, room], POINTER), self.table(sizes, I64), self.status)
+        self._launch(self._declared(code.pack, KERNEL_TYPE), args, I64(made.panels), work, 1)
+        multiply = self._declared(code.rows, ROWS_TYPE)
+        function = emit_blocks(self.module, step, f"gemm{number}", (multiply, made), epilogue)
+        address = self.builder.bitcast(function, POINTER)
+        args = (self.table([a, room, c, *extra], POINTER), self.symbol_table, self.status)
+        self.call("plait_parallel_for", address, *args, I64(made.blocks), I64(1))
+
+    def _declared(self, name: str, kind: Any) -> Any:
+        found = self.module.globals.get(name)
+        return found or ir.Function(self.module, kind, name)
 
     def _epilogue(self, number: int, product: Gemm) -> tuple[Any, list[Any]]:
         """A kernel as epilogue: its function, and what the product's table goes on with."""

@@ -25,7 +25,7 @@ from plait.backends.llvm.native.vector import Space, element_type
 from plait.backends.llvm.plan import Gemm, Operand
 from plait.symbolic.expr import Expr, as_int, const
 
-__all__ = ["emit_gemm", "gemm_items"]
+__all__ = ["emit_blocks", "emit_gemm", "gemm_items"]
 
 I1 = ir.IntType(1)
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
@@ -101,11 +101,59 @@ def emit_gemm(
     product = _Product(step, frame, pointers[:3], blas, tiled=epilogue is not None)
 
     def item(number: Any) -> None:
-        start, count = product.item(number)
+        rows = product.item(number)
         if epilogue is not None:
-            each = builder.load(pointers[5], typ=I64)
-            first, last = builder.mul(start, each), builder.mul(builder.add(start, count), each)
-            builder.call(epilogue, [*pointers[3:5], status, first, last])
+            _follow(builder, epilogue, pointers[3:], status, rows)
+
+    counted(builder, begin, end, item)
+    builder.ret_void()
+    return function
+
+
+def _follow(
+    builder: Any, epilogue: Any, pointers: list[Any], status: Any, rows: tuple[Any, Any]
+) -> None:
+    """Run an epilogue on (first row, rows); pointers: its buffers, its sizes, its items a row."""
+    each = builder.load(pointers[2], typ=I64)
+    first, last = builder.mul(rows[0], each), builder.mul(builder.add(*rows), each)
+    builder.call(epilogue, [*pointers[:2], status, first, last])
+
+
+def emit_blocks(
+    module: Any, step: Gemm, name: str, made: tuple[Any, Any], epilogue: Any = None
+) -> Any:
+    """Add the function over blocks of rows of a product with packed code, as `emit_gemm` does.
+
+    made: the declared function that multiplies rows, and how the product is cut. The second of the
+    buffers is the packed operand.
+    """
+    multiply, cut = made
+    function = ir.Function(module, KERNEL_TYPE, name)
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block())
+    buffers, _, status, begin, end = function.args
+    pointers = [
+        builder.load(builder.gep(buffers, [I64(k)], source_etype=POINTER), typ=POINTER)
+        for k in range(3 if epilogue is None else 6)
+    ]
+    element = element_type(step.dtype)
+    m, n, k, row_a, column_a, row_c = (
+        I64(as_int(x))
+        for x in (step.m, step.n, step.k, step.a.row_stride, step.a.col_stride, step.c.row_stride)
+    )
+    stride = row_a if as_int(step.a.col_stride) == 1 else column_a
+
+    def item(number: Any) -> None:
+        start = builder.mul(number, I64(cut.rows))
+        rest = builder.sub(m, start)
+        count = builder.select(builder.icmp_signed("<", rest, I64(cut.rows)), rest, I64(cut.rows))
+        a, c = (
+            builder.gep(pointer, [builder.mul(start, step)], source_etype=element)
+            for pointer, step in ((pointers[0], row_a), (pointers[2], row_c))
+        )
+        builder.call(multiply, [a, stride, pointers[1], c, row_c, count, n, k])
+        if epilogue is not None:
+            _follow(builder, epilogue, pointers[3:], status, (start, count))
 
     counted(builder, begin, end, item)
     builder.ret_void()

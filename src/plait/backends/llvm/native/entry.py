@@ -29,6 +29,12 @@ from plait.backends.llvm.native.blas import Blas, find_blas, thread_guards
 from plait.backends.llvm.native.jit import assembly, new_module
 from plait.backends.llvm.native.kernels import CompiledKernel, compile_kernels
 from plait.backends.llvm.native.objects import Unit, load_units
+from plait.backends.llvm.native.packed import (
+    CompiledPacked,
+    compile_packed,
+    emit_packed_modules,
+    packed_form,
+)
 from plait.backends.llvm.native.small import small_product
 from plait.backends.llvm.native.small_code import CompiledProduct, compile_products, emit_product
 from plait.backends.llvm.native.status import failure_handler
@@ -41,7 +47,7 @@ from plait.base.errors import InvalidArgument, check
 __all__ = ["CompiledEntry", "build_entry"]
 
 ENTRY = "plait_entry"
-Code: TypeAlias = CompiledKernel | CompiledAttention | CompiledProduct | None
+Code: TypeAlias = CompiledKernel | CompiledAttention | CompiledProduct | CompiledPacked | None
 DRIVER_LEVEL = 0
 """A driver runs once a call: what it saves in optimising (6 ms) it never loses again."""
 
@@ -77,15 +83,17 @@ class CompiledEntry:
 
         kernels = new_module("kernels")
         for step, code in zip(self.plan.steps, self._codes):
-            if isinstance(step, KernelCall) and code and code.name not in kernels.globals:
+            if isinstance(code, CompiledKernel) and code.name not in kernels.globals:
+                assert isinstance(step, KernelCall)
                 emit_kernel(kernels, step.kernel, code.name)
         texts = [
             emit_form(step.form, code.name)
             for step, code in zip(self.plan.steps, self._codes)
-            if isinstance(step, Attention) and code
+            if isinstance(step, Attention) and isinstance(code, CompiledAttention)
         ]
         products = {c.name: c.product for c in self._codes if isinstance(c, CompiledProduct)}
         texts += [emit_product(product, name) for name, product in products.items()]
+        texts += emit_packed_modules(c for c in self._codes if isinstance(c, CompiledPacked))
         driver = _emit(self.plan, self._codes, find_blas())
         if kind == "llvm":
             return "\n".join(map(str, (kernels, *texts, driver)))
@@ -111,8 +119,9 @@ def build_entry(plan: Plan, raise_check: Callable[[Check], Any]) -> CompiledEntr
         **arena_functions(),
         "plait_parallel_for": pool.parallel_for_address(),
         **(table_functions() if plan.is_tabled else {}),
-        **{code.name: code.address for code in codes if code is not None},
     }
+    for found in codes:
+        imports |= found.addresses if found is not None else {}
     if has_products:
         imports |= thread_guards()
     if blas is not None:
@@ -141,7 +150,9 @@ def _codes(plan: Plan) -> list[Code]:
         elif isinstance(step, Attention):
             codes.append(next(attended))
         else:
-            codes.append(next(products) if product is not None else None)
+            form = packed_form(step)
+            made = None if form is None else compile_packed(form)
+            codes.append(next(products) if product is not None else made)
     return codes
 
 
@@ -158,7 +169,7 @@ def _names(plan: Plan, codes: list[Code]) -> Callable[[Kernel], str]:
     known = {
         id(step.kernel): code.name
         for step, code in zip(plan.steps, codes)
-        if isinstance(step, KernelCall) and code is not None
+        if isinstance(step, KernelCall) and isinstance(code, CompiledKernel)
     }
     return lambda kernel: known[id(kernel)]
 

@@ -40,6 +40,11 @@ class CompiledKernel:
         self._layout: Layout | None = None
 
     @property
+    def addresses(self) -> dict[str, int]:
+        """The address by name, for who links against it."""
+        return {self.name: self.address}
+
+    @property
     def layout(self) -> Layout:
         """How its items are counted; worked out when first asked for, by an emitter."""
         if self._layout is None:

@@ -27,6 +27,11 @@ class CompiledProduct(NamedTuple):
     address: int
     product: SmallProduct
 
+    @property
+    def addresses(self) -> dict[str, int]:
+        """The address by name, for who links against it."""
+        return {self.name: self.address}
+
 
 _lock = threading.RLock()
 _compiled: dict[object, CompiledProduct] = {}

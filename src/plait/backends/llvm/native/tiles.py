@@ -15,7 +15,7 @@ from llvmlite import ir
 from plait.backends.llvm.native.emit_index import I64
 from plait.backends.llvm.native.vector import BITS, Space, Value, element_type, suffix, vector_type
 
-__all__ = ["POINTER", "Matrix", "Tiles", "register_rows"]
+__all__ = ["POINTER", "UNROLL", "VECTORS", "Matrix", "Tiles", "register_rows"]
 
 I32 = ir.IntType(32)
 POINTER = ir.PointerType()

@@ -1,0 +1,294 @@
+"""Matrix products over packed operands: panels of columns, panels of rows, blocks of registers.
+
+    void pack(ptr buffers {b, packed}, ptr sizes {n, k, stride}, ptr status, i64 begin, i64 end)
+    void rows(ptr a, i64 stride, ptr packed, ptr c, i64 c_stride, i64 m, i64 n, i64 k)
+
+The sum over k is cut into stretches of DEPTH, so that a panel of columns stays in the first-level
+cache and the packed rows in the second. A panel holds, number by number, the elements of its
+columns (or rows) side by side; a stretch is filled up with zeros to a multiple of UNROLL. Every
+element of the result is summed in the order of k, whatever block it falls into. Panels beyond the
+edge repeat the last row or column; what they give is not stored. (Goto and van de Geijn 2008.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from plait.backends.llvm.native.emit import KERNEL_TYPE
+from plait.backends.llvm.native.emit_index import I64
+from plait.backends.llvm.native.packed import most_rows
+from plait.backends.llvm.native.tiles import POINTER, UNROLL, VECTORS, Matrix, Tiles
+from plait.backends.llvm.native.vector import Value, vector_type
+
+__all__ = ["ROWS_TYPE", "emit_pack", "emit_rows"]
+
+I1, VOID = ir.IntType(1), ir.VoidType()
+DEPTH = 256
+"""Numbers of a stretch of the sums."""
+ROWS_TYPE = ir.FunctionType(VOID, [POINTER, I64, POINTER, POINTER, I64, I64, I64, I64])
+
+
+def emit_pack(module: Any, name: str, dtype: str, turned: bool, vector_bits: int) -> None:
+    """Add the function that packs panels `begin` to `end` of the right operand."""
+    function = ir.Function(module, KERNEL_TYPE, name)
+    function.attributes.add("nounwind")
+    buffers, sizes, _, begin, end = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    packing = _Packing(builder, dtype, vector_bits)
+    b, packed = (
+        builder.load(builder.gep(buffers, [I64(k)], source_etype=POINTER), typ=POINTER)
+        for k in range(2)
+    )
+    n, k, stride = (
+        builder.load(builder.gep(sizes, [I64(i)], source_etype=I64), typ=I64) for i in range(3)
+    )
+    width = packing.width
+    whole = packing.up(n, width)
+
+    def panel(number: Any) -> None:
+        first = builder.mul(number, I64(width))
+
+        def stretch(start: Any) -> None:
+            count = packing.least(I64(DEPTH), builder.sub(k, start))
+            target = packing.at(packed, builder.mul(start, whole))
+            target = packing.at(target, builder.mul(first, packing.up(count, UNROLL)))
+            lines = (first, n, width)
+            source = packing.shifted(b, start, stride, along=turned)
+            packing.panel(target, source, stride, lines, count, along=turned)
+
+        packing.loop(I64(0), k, DEPTH, stretch)
+
+    packing.loop(begin, end, 1, panel)
+    builder.ret_void()
+
+
+def emit_rows(module: Any, name: str, dtype: str, turned: bool, vector_bits: int) -> None:
+    """Add the function that multiplies some rows with the packed operand."""
+    tile = _emit_tile(module, dtype, vector_bits)
+    function = ir.Function(module, ROWS_TYPE, name)
+    function.attributes.add("nounwind")
+    _Rows(function, tile, dtype, turned, vector_bits).emit()
+
+
+class _Packing(Tiles):
+    """Copies lines of a matrix into panels."""
+
+    def shifted(self, base: Any, start: Any, stride: Any, *, along: bool) -> Any:
+        """The operand from number `start` of every line on."""
+        return self.at(base, start if along else self.builder.mul(start, stride))
+
+    def panel(
+        self, target: Any, base: Any, stride: Any, lines: tuple[Any, Any, int], count: Any,
+        *, along: bool,
+    ) -> None:  # fmt: skip
+        """Pack `count` numbers of lines first, first + 1, ...; lines: (first, all, wanted).
+
+        `along`: the numbers of a line are neighbours; otherwise lines are.
+        """
+        first, total, width = lines
+        last = self.builder.sub(total, I64(1))
+        if along:
+            self._along(target, base, stride, (first, last, width), count)
+        else:
+            self._across(target, base, stride, (first, last, width), count)
+        zero = self.space.const(self.dtype, 0.0)
+
+        def pad(k: Any) -> None:
+            self._put_line(target, k, width, [zero] * -(-width // self.lanes))
+
+        self.loop(count, self.up(count, UNROLL), 1, pad)
+
+    def _put_line(self, target: Any, k: Any, width: int, values: list[Value]) -> None:
+        """Line k of a panel. What the last vector has too much is overwritten by line k + 1."""
+        where = self.cell(target, (k, width))
+        for v, value in enumerate(values):
+            self.store(self.at(where, v * self.lanes), value)
+
+    def _places(self, base: Any, step: Any, lines: tuple[Any, Any, int]) -> list[Any]:
+        """Addresses of whole vectors of lines `step` apart; those beyond the last are the last."""
+        first, last, width = lines
+        count = -(-width // self.lanes) * self.lanes
+        rows = [self.least(self.builder.add(first, I64(r)), last) for r in range(width)]
+        places = [self.at(base, self.builder.mul(row, step)) for row in rows]
+        return places + [places[-1]] * (count - width)
+
+    def _along(
+        self, target: Any, base: Any, stride: Any, lines: tuple[Any, Any, int], count: Any
+    ) -> None:
+        """Squares of as many lines as lanes are turned."""
+        places = self._places(base, stride, lines)
+        groups = [places[v : v + self.lanes] for v in range(0, len(places), self.lanes)]
+        whole = self.builder.and_(count, I64(-self.lanes))
+
+        def square(k: Any) -> None:
+            turned = [
+                self.transposed([self.load(self.at(place, k)) for place in group])
+                for group in groups
+            ]
+            for step in range(self.lanes):
+                at = self.builder.add(k, I64(step))
+                self._put_line(target, at, lines[2], [group[step] for group in turned])
+
+        def line(k: Any) -> None:
+            values = [self.gathered([self.at(place, k) for place in group]) for group in groups]
+            self._put_line(target, k, lines[2], values)
+
+        self.loop(I64(0), whole, self.lanes, square)
+        self.loop(whole, count, 1, line)
+
+    def _across(
+        self, target: Any, base: Any, stride: Any, lines: tuple[Any, Any, int], count: Any
+    ) -> None:
+        """Whole vectors of neighbours, or one by one at the edge."""
+        builder = self.builder
+        first, last, width = lines
+        vectors = -(-width // self.lanes)
+        end = builder.add(first, I64(vectors * self.lanes - 1))
+        fits = builder.icmp_signed("<=", end, last)
+        places = self._places(base, I64(1), lines)
+
+        def copied(k: Any) -> None:
+            row = self.at(self.at(base, first), builder.mul(k, stride))
+            values = [self.load(self.at(row, v * self.lanes)) for v in range(vectors)]
+            self._put_line(target, k, width, values)
+
+        def gathered(k: Any) -> None:
+            here = [self.at(place, builder.mul(k, stride)) for place in places]
+            groups = [here[v : v + self.lanes] for v in range(0, len(here), self.lanes)]
+            self._put_line(target, k, width, [self.gathered(group) for group in groups])
+
+        with builder.if_else(fits, likely=True) as (then, otherwise):
+            with then:
+                self.loop(I64(0), count, 1, copied)
+            with otherwise:
+                self.loop(I64(0), count, 1, gathered)
+
+
+def _emit_tile(module: Any, dtype: str, vector_bits: int) -> Any:
+    """void tile(ptr a, ptr b, ptr c, i64 c_stride, i64 depth, i1 fresh): one block of registers.
+
+    c = a b if it is fresh, else c + a b.
+    """
+    kind = ir.FunctionType(VOID, [POINTER, POINTER, POINTER, I64, I64, I1])
+    function = ir.Function(module, kind, "plait_tile")
+    function.linkage = "internal"
+    function.attributes.add("nounwind")
+    function.attributes.add("noinline")
+    a, b, c, stride, depth, fresh = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    tiles = Tiles(builder, dtype, vector_bits)
+    places = [(r, v) for r in range(tiles.rows) for v in range(VECTORS)]
+    rows = [tiles.at(c, builder.mul(I64(r), stride)) for r in range(tiles.rows)]
+    where = {(r, v): tiles.at(rows[r], v * tiles.lanes) for r, v in places}
+    before = builder.block
+    old, begin = builder.append_basic_block("old"), builder.append_basic_block("begin")
+    builder.cbranch(fresh, begin, old)
+    builder.position_at_end(old)
+    loaded = {place: tiles.load(where[place]).raw for place in places}
+    builder.branch(begin)
+    builder.position_at_end(begin)
+    zero = tiles.space.const(dtype, 0.0).raw
+    starts = {}
+    for place in places:
+        starts[place] = builder.phi(vector_type(dtype, tiles.lanes))
+        starts[place].add_incoming(zero, before)
+        starts[place].add_incoming(loaded[place], old)
+    tiles.block(
+        (tiles.rows, VECTORS), depth, Matrix(a, 1, tiles.rows), Matrix(b, tiles.width, 1),
+        lambda r, v: Value(tiles.space, starts[r, v], dtype),
+        lambda r, v, total: tiles.store(where[r, v], total),
+    )  # fmt: skip
+    builder.ret_void()
+    return function
+
+
+class _Rows(_Packing):
+    """Emits the function that multiplies some rows."""
+
+    def __init__(self, function: Any, tile: Any, dtype: str, turned: bool, bits: int) -> None:
+        super().__init__(ir.IRBuilder(function.append_basic_block()), dtype, bits)
+        self.tile = tile
+        self.turned = turned
+        self.a, self.stride, self.packed, self.c, self.c_stride, *rest = function.args
+        self.m, self.n, self.k = rest
+        most = most_rows(self.bytes) + self.rows
+        self.panels = self._room(most * DEPTH + self.lanes)
+        self.edge = self._room(self.rows * self.width)
+
+    def _room(self, count: int) -> Any:
+        with self.builder.goto_entry_block():
+            room = self.builder.alloca(ir.ArrayType(self.element, count))
+        room.align, room.type = 64, POINTER
+        return room
+
+    def emit(self) -> None:
+        """The whole function."""
+        self.loop(I64(0), self.k, DEPTH, self.stretch)
+        self.builder.ret_void()
+
+    def stretch(self, start: Any) -> None:
+        """Add the products of one stretch of the sums."""
+        builder = self.builder
+        count = self.least(I64(DEPTH), builder.sub(self.k, start))
+        depth = self.up(count, UNROLL)
+        fresh = builder.icmp_signed("==", start, I64(0))
+        source = self.shifted(self.a, start, self.stride, along=not self.turned)
+
+        def pack(row: Any) -> None:
+            target = self.at(self.panels, builder.mul(row, depth))
+            lines = (row, self.m, self.rows)
+            self.panel(target, source, self.stride, lines, count, along=not self.turned)
+
+        self.loop(I64(0), self.m, self.rows, pack)
+        columns = self.at(self.packed, builder.mul(start, self.up(self.n, self.width)))
+
+        def panel(column: Any) -> None:
+            b = self.at(columns, builder.mul(column, depth))
+
+            def block(row: Any) -> None:
+                a = self.at(self.panels, builder.mul(row, depth))
+                corner = self.at(self.at(self.c, builder.mul(row, self.c_stride)), column)
+                self.store_block((a, b, corner), (row, column), depth, fresh)
+
+            self.loop(I64(0), self.m, self.rows, block)
+
+        self.loop(I64(0), self.n, self.width, panel)
+
+    def store_block(
+        self, places: tuple[Any, Any, Any], corner: tuple[Any, Any], depth: Any, fresh: Any
+    ) -> None:
+        """One block of registers: straight into the result, or at its edge by way of a copy."""
+        builder = self.builder
+        a, b, c = places
+        rows = builder.sub(self.m, corner[0])
+        columns = builder.sub(self.n, corner[1])
+        fits = builder.and_(
+            builder.icmp_signed(">=", rows, I64(self.rows)),
+            builder.icmp_signed(">=", columns, I64(self.width)),
+        )
+        with builder.if_else(fits, likely=True) as (then, otherwise):
+            with then:
+                builder.call(self.tile, [a, b, c, self.c_stride, depth, fresh])
+            with otherwise:
+                width = I64(self.width)
+                shape = (self.least(rows, I64(self.rows)), self.least(columns, width))
+                with builder.if_then(builder.not_(fresh)):
+                    self._copy(shape, (c, self.c_stride), (self.edge, width))
+                builder.call(self.tile, [a, b, self.edge, width, depth, fresh])
+                self._copy(shape, (self.edge, width), (c, self.c_stride))
+
+    def _copy(
+        self, shape: tuple[Any, Any], source: tuple[Any, Any], target: tuple[Any, Any]
+    ) -> None:
+        """Element by element."""
+
+        def cell(base: tuple[Any, Any], row: Any, column: Any) -> Any:
+            return self.at(self.at(base[0], self.builder.mul(row, base[1])), column)
+
+        def each(row: Any) -> Callable[[Any], None]:
+            return lambda j: self.put(cell(target, row, j), self.number(cell(source, row, j)))
+
+        self.loop(I64(0), shape[0], 1, lambda row: self.loop(I64(0), shape[1], 1, each(row)))
