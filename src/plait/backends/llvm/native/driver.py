@@ -22,7 +22,8 @@ from plait.backends.llvm.native.emit_gemm import emit_blocks, emit_gemm, gemm_it
 from plait.backends.llvm.native.emit_index import I64, Frame, emit_scalar
 from plait.backends.llvm.native.emit_packed import ROWS_TYPE
 from plait.backends.llvm.native.kernels import CompiledKernel
-from plait.backends.llvm.native.packed import CompiledPacked, Cut, cut
+from plait.backends.llvm.native.packed import Cut, cut
+from plait.backends.llvm.native.packed_code import CompiledPacked
 from plait.backends.llvm.native.python_abi import array_fields, type_number
 from plait.backends.llvm.native.small_code import CompiledProduct
 from plait.backends.llvm.native.tabled import Tabled, known_work

@@ -29,11 +29,11 @@ from plait.backends.llvm.native.blas import Blas, find_blas, thread_guards
 from plait.backends.llvm.native.jit import assembly, new_module
 from plait.backends.llvm.native.kernels import CompiledKernel, compile_kernels
 from plait.backends.llvm.native.objects import Unit, load_units
-from plait.backends.llvm.native.packed import (
+from plait.backends.llvm.native.packed import packed_form
+from plait.backends.llvm.native.packed_code import (
     CompiledPacked,
     compile_packed,
     emit_packed_modules,
-    packed_form,
 )
 from plait.backends.llvm.native.small import small_product
 from plait.backends.llvm.native.small_code import CompiledProduct, compile_products, emit_product

@@ -1,4 +1,4 @@
-"""Which matrix products are made by packed code of our own, and that code, by form.
+"""Which matrix products are made by packed code of our own, and how they are cut.
 
 A library packs the other operand again for every block of rows that it is given, fills the result
 with zeros before it adds to it, and is called once more for what follows. Here one step packs the
@@ -8,29 +8,15 @@ enough for what follows them to find them in the cache. Must not know how the co
 
 from __future__ import annotations
 
-import functools
 import math
-import threading
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from plait.backends.llvm.native.jit import new_module
-from plait.backends.llvm.native.objects import Unit, load_units
 from plait.backends.llvm.native.target import host
 from plait.backends.llvm.native.tiles import UNROLL, VECTORS, register_rows
 from plait.backends.llvm.plan import Gemm, Operand, Step
-from plait.base.config import config
 from plait.symbolic.expr import as_int
 
-__all__ = [
-    "CompiledPacked",
-    "Cut",
-    "PackedForm",
-    "compile_packed",
-    "cut",
-    "emit_packed_modules",
-    "packed_form",
-]
+__all__ = ["Cut", "PackedForm", "cut", "most_rows", "packed_form"]
 
 LEAST_WORK = 1 << 20
 """Multiply-adds from which packing pays, and there are blocks for more than one thread."""
@@ -47,33 +33,6 @@ class PackedForm(NamedTuple):
     """Rows of a column are neighbours."""
     b_turned: bool
     """Numbers of a column are neighbours, as in ``x @ weight.T``."""
-
-
-class CompiledPacked(NamedTuple):
-    """The two functions of a form: packing columns of the right operand, multiplying rows."""
-
-    form: PackedForm
-    addresses: dict[str, int]
-
-    @property
-    def pack(self) -> str:
-        """Name of the function that packs; it is a kernel over panels of columns."""
-        return pack_name(self.form.dtype, self.form.b_turned)
-
-    @property
-    def rows(self) -> str:
-        """Name of the function that multiplies some rows."""
-        return rows_name(self.form.dtype, self.form.a_turned)
-
-
-def pack_name(dtype: str, turned: bool) -> str:
-    """Symbol of a packing function."""
-    return f"plait_pack_{dtype}{'_turned' if turned else ''}"
-
-
-def rows_name(dtype: str, turned: bool) -> str:
-    """Symbol of a multiplying function."""
-    return f"plait_rows_{dtype}{'_turned' if turned else ''}"
 
 
 def packed_form(step: Step) -> PackedForm | None:
@@ -98,52 +57,6 @@ def _is_turned(operand: Operand) -> bool | None:
     if row is None or column is None:
         return None
     return column != 1
-
-
-_lock = threading.RLock()
-_compiled: dict[object, int] = {}
-
-
-def compile_packed(form: PackedForm) -> CompiledPacked:
-    """Machine code of a form."""
-    wanted = _functions(form)
-    with _lock:
-        keys = {name: (name, host(), config.opt_level) for name in wanted}
-        fresh = [name for name, key in keys.items() if key not in _compiled]
-        if fresh:
-            units = [_unit(name, *wanted[name]) for name in fresh]
-            for name, address in load_units(units, {}).items():
-                _compiled[keys[name]] = address
-        return CompiledPacked(form, {name: _compiled[key] for name, key in keys.items()})
-
-
-def _functions(form: PackedForm) -> dict[str, tuple[str, str, bool]]:
-    """From symbols to (kind, dtype, turned)."""
-    return {
-        pack_name(form.dtype, form.b_turned): ("pack", form.dtype, form.b_turned),
-        rows_name(form.dtype, form.a_turned): ("rows", form.dtype, form.a_turned),
-    }
-
-
-def emit_packed_modules(codes: Iterable[CompiledPacked]) -> list[Any]:
-    """The modules of all functions that the codes use, each once."""
-    wanted = {name: what for code in codes for name, what in _functions(code.form).items()}
-    return [_emit(name, *what) for name, what in wanted.items()]
-
-
-def _unit(name: str, kind: str, dtype: str, turned: bool) -> Unit:
-    build = functools.partial(_emit, name, kind, dtype, turned)
-    return Unit(f"packed products, {kind} {dtype}", name, (name,), build, config.opt_level)
-
-
-def _emit(name: str, kind: str, dtype: str, turned: bool) -> Any:
-    """The module of one of the functions."""
-    from plait.backends.llvm.native.emit_packed import emit_pack, emit_rows  # not loaded if found
-
-    module = new_module(name)
-    emit = emit_pack if kind == "pack" else emit_rows
-    emit(module, name, dtype, turned, host().vector_bits)
-    return module
 
 
 class Cut(NamedTuple):
