@@ -55,9 +55,14 @@ def emit_pack(module: Any, name: str, dtype: str, turned: bool, vector_bits: int
             count = packing.least(I64(DEPTH), builder.sub(k, start))
             target = packing.at(packed, builder.mul(start, whole))
             target = packing.at(target, builder.mul(first, packing.up(count, UNROLL)))
-            lines = (first, n, width)
             source = packing.shifted(b, start, stride, along=turned)
-            packing.panel(target, source, stride, lines, count, along=turned)
+
+            def part(offset: Any) -> None:
+                lines = (builder.add(first, offset), n, packing.lanes)
+                here = packing.at(target, offset)
+                packing.panel(here, width, (source, stride), lines, count, along=turned)
+
+            packing.loop(I64(0), I64(width), packing.lanes, part)
 
         packing.loop(I64(0), k, DEPTH, stretch)
 
@@ -81,47 +86,61 @@ class _Packing(Tiles):
         return self.at(base, start if along else self.builder.mul(start, stride))
 
     def panel(
-        self, target: Any, base: Any, stride: Any, lines: tuple[Any, Any, int], count: Any,
-        *, along: bool,
+        self, target: Any, pitch: int, source: tuple[Any, Any], lines: tuple[Any, Any, int],
+        count: Any, *, along: bool,
     ) -> None:  # fmt: skip
         """Pack `count` numbers of lines first, first + 1, ...; lines: (first, all, wanted).
 
-        `along`: the numbers of a line are neighbours; otherwise lines are.
+        Numbers are `pitch` apart in the panel; source: the operand and its stride. `along`: the
+        numbers of a line are neighbours; otherwise lines are.
         """
         first, total, width = lines
         last = self.builder.sub(total, I64(1))
-        if along:
-            self._along(target, base, stride, (first, last, width), count)
-        else:
-            self._across(target, base, stride, (first, last, width), count)
+        vectors = -(-width // self.lanes)
+        pack = self._along if along else self._across
+        done = pack((target, pitch), source, (first, last, width), count)
+
+        def rest(k: Any) -> None:
+            where = self.cell(target, (k, pitch))
+
+            def line(r: Any) -> None:
+                row = self.least(self.builder.add(first, r), last)
+                self.put(self.at(where, r), self.number(self._element(source, row, k, along)))
+
+            self.loop(I64(0), I64(width), 1, line)
+
+        self.loop(done, count, 1, rest)
         zero = self.space.const(self.dtype, 0.0)
 
         def pad(k: Any) -> None:
-            self._put_line(target, k, width, [zero] * -(-width // self.lanes))
+            self._put_line((target, pitch), k, [zero] * vectors)
 
         self.loop(count, self.up(count, UNROLL), 1, pad)
 
-    def _put_line(self, target: Any, k: Any, width: int, values: list[Value]) -> None:
+    def _element(self, source: tuple[Any, Any], line: Any, k: Any, along: bool) -> Any:
+        base, stride = source
+        far, near = (line, k) if along else (k, line)
+        return self.at(self.at(base, self.builder.mul(far, stride)), near)
+
+    def _put_line(self, panel: tuple[Any, int], k: Any, values: list[Value]) -> None:
         """Line k of a panel. What the last vector has too much is overwritten by line k + 1."""
-        where = self.cell(target, (k, width))
+        where = self.cell(panel[0], (k, panel[1]))
         for v, value in enumerate(values):
             self.store(self.at(where, v * self.lanes), value)
 
-    def _places(self, base: Any, step: Any, lines: tuple[Any, Any, int]) -> list[Any]:
-        """Addresses of whole vectors of lines `step` apart; those beyond the last are the last."""
-        first, last, width = lines
-        count = -(-width // self.lanes) * self.lanes
-        rows = [self.least(self.builder.add(first, I64(r)), last) for r in range(width)]
-        places = [self.at(base, self.builder.mul(row, step)) for row in rows]
-        return places + [places[-1]] * (count - width)
-
     def _along(
-        self, target: Any, base: Any, stride: Any, lines: tuple[Any, Any, int], count: Any
-    ) -> None:
-        """Squares of as many lines as lanes are turned."""
-        places = self._places(base, stride, lines)
+        self, panel: tuple[Any, int], source: tuple[Any, Any], lines: tuple[Any, Any, int],
+        count: Any,
+    ) -> Any:  # fmt: skip
+        """Turn squares of as many lines as lanes; returns the numbers that are done.
+
+        Lines beyond the last are the last.
+        """
+        (base, stride), (first, last, width) = source, lines
+        rows = [self.least(self.builder.add(first, I64(r)), last) for r in range(width)]
+        places = [self.at(base, self.builder.mul(row, stride)) for row in rows]
+        places += [places[-1]] * (-width % self.lanes)
         groups = [places[v : v + self.lanes] for v in range(0, len(places), self.lanes)]
-        whole = self.builder.and_(count, I64(-self.lanes))
 
         def square(k: Any) -> None:
             turned = [
@@ -130,41 +149,31 @@ class _Packing(Tiles):
             ]
             for step in range(self.lanes):
                 at = self.builder.add(k, I64(step))
-                self._put_line(target, at, lines[2], [group[step] for group in turned])
+                self._put_line(panel, at, [group[step] for group in turned])
 
-        def line(k: Any) -> None:
-            values = [self.gathered([self.at(place, k) for place in group]) for group in groups]
-            self._put_line(target, k, lines[2], values)
-
+        whole = self.builder.and_(count, I64(-self.lanes))
         self.loop(I64(0), whole, self.lanes, square)
-        self.loop(whole, count, 1, line)
+        return whole
 
     def _across(
-        self, target: Any, base: Any, stride: Any, lines: tuple[Any, Any, int], count: Any
-    ) -> None:
-        """Whole vectors of neighbours, or one by one at the edge."""
+        self, panel: tuple[Any, int], source: tuple[Any, Any], lines: tuple[Any, Any, int],
+        count: Any,
+    ) -> Any:  # fmt: skip
+        """Copy whole vectors of neighbours, where there are as many; returns what is done."""
         builder = self.builder
         first, last, width = lines
         vectors = -(-width // self.lanes)
         end = builder.add(first, I64(vectors * self.lanes - 1))
         fits = builder.icmp_signed("<=", end, last)
-        places = self._places(base, I64(1), lines)
 
-        def copied(k: Any) -> None:
-            row = self.at(self.at(base, first), builder.mul(k, stride))
+        def line(k: Any) -> None:
+            row = self._element(source, first, k, along=False)
             values = [self.load(self.at(row, v * self.lanes)) for v in range(vectors)]
-            self._put_line(target, k, width, values)
+            self._put_line(panel, k, values)
 
-        def gathered(k: Any) -> None:
-            here = [self.at(place, builder.mul(k, stride)) for place in places]
-            groups = [here[v : v + self.lanes] for v in range(0, len(here), self.lanes)]
-            self._put_line(target, k, width, [self.gathered(group) for group in groups])
-
-        with builder.if_else(fits, likely=True) as (then, otherwise):
-            with then:
-                self.loop(I64(0), count, 1, copied)
-            with otherwise:
-                self.loop(I64(0), count, 1, gathered)
+        done = builder.select(fits, count, I64(0))
+        self.loop(I64(0), done, 1, line)
+        return done
 
 
 def _emit_tile(module: Any, dtype: str, vector_bits: int) -> Any:
@@ -240,7 +249,8 @@ class _Rows(_Packing):
         def pack(row: Any) -> None:
             target = self.at(self.panels, builder.mul(row, depth))
             lines = (row, self.m, self.rows)
-            self.panel(target, source, self.stride, lines, count, along=not self.turned)
+            along = not self.turned
+            self.panel(target, self.rows, (source, self.stride), lines, count, along=along)
 
         self.loop(I64(0), self.m, self.rows, pack)
         columns = self.at(self.packed, builder.mul(start, self.up(self.n, self.width)))
