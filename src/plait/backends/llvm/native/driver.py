@@ -55,7 +55,7 @@ GIL_WORK = 1 << 19
 """Work from which an entry lets go of the GIL."""
 GEMM_WORK = 2
 """Work of one multiply-add, in the same units."""
-PACK_WORK = 8
+PACK_WORK = 16
 """Work of packing one element."""
 STACK_ARENA_BYTES = 1 << 14
 
