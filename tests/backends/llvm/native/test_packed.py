@@ -20,12 +20,12 @@ from plait.symbolic.expr import const
 MM = aten.mm.default
 needs_vectors = pytest.mark.skipif(host().vector_bits < 256, reason="vectors of 256 bits or more")
 SHAPES = [
-    (256, 64, 1100),
-    (131, 77, 1700),
-    (129, 65, 2049),
-    (700, 150, 160),
-    (1000, 64, 263),
-    (128, 8192, 17),
+    (256, 64, 2200),
+    (131, 77, 3401),
+    (129, 65, 4099),
+    (700, 150, 320),
+    (1000, 64, 527),
+    (128, 8192, 33),
 ]
 """Each enough work to be packed; most end inside a panel, a stretch of the sums or a block."""
 
@@ -69,11 +69,11 @@ def test_operands_inside_wider_matrices(rng):
     wide = draw(rng, 600, 700)
 
     def fn(x):
-        return x[:450, 40:340] @ x[:300, 60:260]
+        return x[:450, 40:390] @ x[:350, 60:310]
 
     compiled = plait.compile(fn, fullgraph=True)
     got = compiled(plait.from_numpy(wide)).numpy()
-    want = wide[:450, 40:340].astype(np.float64) @ wide[:300, 60:260]
+    want = wide[:450, 40:390].astype(np.float64) @ wide[:350, 60:310]
     np.testing.assert_allclose(got, want, atol=3e-4)
 
 
@@ -81,8 +81,8 @@ def test_operands_inside_wider_matrices(rng):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_and_infinity_stay_in_row_and_column(rng, bad):
     """Stretches are filled up with zeros on both sides, so nothing is multiplied by them."""
-    a, b = draw(rng, 131, 1025), draw(rng, 1025, 129)
-    a[130, 1024], b[1024, 128] = bad, bad
+    a, b = draw(rng, 131, 2051), draw(rng, 2051, 129)
+    a[130, 2050], b[2050, 128] = bad, bad
     got = plait.compile(plait.matmul, fullgraph=True)(plait.from_numpy(a), plait.from_numpy(b))
     touched = ~np.isfinite(got.numpy())
     assert touched[130].all() and touched[:, 128].all()
@@ -108,7 +108,7 @@ def test_the_number_of_threads_changes_no_bit(rng):
 @needs_vectors
 def test_a_row_is_the_same_in_every_block(rng):
     """Sums run in the order of k, in the middle of a block as at its edge."""
-    x, w = draw(rng, 400, 500), plait.from_numpy(draw(rng, 150, 500))
+    x, w = draw(rng, 400, 500), plait.from_numpy(draw(rng, 300, 500))
     compiled = plait.compile(plait.nn.functional.linear, fullgraph=True, dynamic=False)
     whole = compiled(plait.from_numpy(x), w).numpy()
     part = compiled(plait.from_numpy(x[:257].copy()), w).numpy()
@@ -118,7 +118,7 @@ def test_a_row_is_the_same_in_every_block(rng):
 @needs_vectors
 def test_gradients_of_a_layer(rng):
     """All four layouts in one graph, with an epilogue."""
-    arrays = [draw(rng, 512, 300), draw(rng, 150, 300) / 16, draw(rng, 150)]
+    arrays = [draw(rng, 512, 600), draw(rng, 150, 600) / 16, draw(rng, 150)]
 
     def loss(x, w, b):
         functional = plait.nn.functional
@@ -130,14 +130,14 @@ def test_gradients_of_a_layer(rng):
     want, expected = step(*(plait.from_numpy(a.astype(np.float64)) for a in arrays))
     np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-5)
     for g, e in zip(grads, expected, strict=True):
-        np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=1e-3, atol=1e-5)
 
 
 @needs_vectors
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_follows_runs_on_each_block(rng, threads):
     """Linear, residual and layer norm in one step, with edges of blocks inside the rows."""
-    x, w, b, r = (draw(rng, *s) for s in ((777, 200), (150, 200), (150,), (777, 150)))
+    x, w, b, r = (draw(rng, *s) for s in ((777, 300), (150, 300), (150,), (777, 150)))
 
     def fn(x, w, b, r):
         functional = plait.nn.functional
@@ -179,7 +179,7 @@ def test_blocks_cover_all_rows_and_come_in_twos_at_least():
 
 @needs_vectors
 def test_the_listing_has_the_code_once(maker, rng):
-    x, w = maker.input(draw(rng, 512, 200)), maker.input(draw(rng, 200, 200))
+    x, w = maker.input(draw(rng, 1024, 200)), maker.input(draw(rng, 200, 200))
     compiled = compile_graph(maker.graph(maker(MM, maker(MM, x, w), w)))
     text = compiled.listing("llvm")
     assert text.count('define void @"plait_rows_f32"') == 1
@@ -191,6 +191,6 @@ def test_the_listing_has_the_code_once(maker, rng):
 def test_every_width_of_vectors(maker, rng, monkeypatch, bits, dtype):
     """Wider ones than the machine's are split by LLVM; narrow ones leave it to the library."""
     monkeypatch.setattr(config, "vector_bits", bits)
-    x, w = draw(rng, 601, 299, dtype=dtype), draw(rng, 99, 299, dtype=dtype).T
+    x, w = draw(rng, 601, 599, dtype=dtype), draw(rng, 99, 599, dtype=dtype).T
     _, (got,) = maker.run(maker(MM, maker.input(x), maker.input(w)), execute="native")
     np.testing.assert_allclose(got, x.astype(np.float64) @ w.astype(np.float64), atol=2e-4)

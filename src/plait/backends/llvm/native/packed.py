@@ -18,9 +18,9 @@ from plait.symbolic.expr import as_int
 
 __all__ = ["Cut", "PackedForm", "cut", "most_rows", "packed_form"]
 
-LEAST_WORK = 1 << 24
-"""Multiply-adds from which the code is worth its compilation (60 ms, once for each layout): what is
-gained is a tenth of the product's time."""
+LEAST_WORK = 1 << 25
+"""Multiply-adds from which packing as a step of its own pays on two threads as on one, and the code
+is worth its compilation (60 ms, once for each layout)."""
 LEAST_ROWS, LEAST_COLUMNS = 128, 64
 MOST_ELEMENTS = 1 << 22
 """Elements of the right operand up to which all of it is packed: they should stay in a cache."""
