@@ -108,7 +108,7 @@ class CompiledBackward(TapeNode):
             raise AutogradError(
                 "backward: create_graph=True through a compiled function; its backward graph is "
                 "not itself differentiable. Take both derivatives inside the compiled function "
-                "(plait.grad there is traced), or run this function eagerly."
+                "(plait.autograd.grad there is traced), or run this function eagerly."
             )
         program = self.program
         if len(self.saved) != len(program.saved_is_input):

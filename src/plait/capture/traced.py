@@ -29,7 +29,7 @@ class TracedTensor(FakeTensor):
         )
 
     def backward(self, *args: Any, **kwargs: Any) -> None:
-        raise _unsupported("Tensor.backward()", "use plait.grad, or plait.func.value_and_grad")
+        raise _unsupported("Tensor.backward()", "use plait.autograd.grad, or plait.func.value_and_grad")
 
     def register_hook(self, *args: Any, **kwargs: Any) -> Any:
         raise _unsupported(
@@ -41,7 +41,7 @@ class TracedTensor(FakeTensor):
 
     @property
     def grad(self) -> Any:
-        raise _unsupported("Tensor.grad", "use plait.grad, or plait.func.value_and_grad")
+        raise _unsupported("Tensor.grad", "use plait.autograd.grad, or plait.func.value_and_grad")
 
     @grad.setter
     def grad(self, value: Any) -> None:
