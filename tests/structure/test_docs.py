@@ -39,7 +39,9 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda b: b.strip().splitlines()[0][:40])
 def test_readme_code_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    above = README.read_text(encoding="utf-8").partition(block)[0].count("\n")
+    source = "\n" * above + block  # at its own lines: formulas are read from the file
+    exec(compile(source, str(README), "exec"), {"__name__": "readme"})
 
 
 def test_readme_commands_exist():
