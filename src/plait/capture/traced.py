@@ -29,7 +29,9 @@ class TracedTensor(FakeTensor):
         )
 
     def backward(self, *args: Any, **kwargs: Any) -> None:
-        raise _unsupported("Tensor.backward()", "use plait.autograd.grad, or plait.func.value_and_grad")
+        raise _unsupported(
+            "Tensor.backward()", "use plait.autograd.grad, or plait.func.value_and_grad"
+        )
 
     def register_hook(self, *args: Any, **kwargs: Any) -> Any:
         raise _unsupported(
