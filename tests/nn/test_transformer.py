@@ -380,6 +380,7 @@ def test_tied_weights_are_one_parameter_with_one_gradient(torch):
 
 
 def test_tied_weights_train_functionally_and_compiled():
+    plait.manual_seed(0)
     model, optimizer = Tied(), plait.optim.AdamW(lr=0.05)
     indices = plait.tensor([1, 2, 2, 9])
 
@@ -397,7 +398,7 @@ def test_tied_weights_train_functionally_and_compiled():
         for _ in range(5):
             loss, params, state = run(params, state)
         ends.append(loss.item())
-    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4, abs=1e-6)  # a small loss is a difference
     assert loss.item() < loss_of(dict(model.named_parameters())).item()
 
 
