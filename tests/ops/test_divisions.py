@@ -116,3 +116,30 @@ def test_in_place_and_gradients() -> None:
     b = plait.tensor([2.0, 2.0], requires_grad=True)
     found = plait.autograd.grad([(a % b).sum()], [a, b])
     assert [t.tolist() for t in found] == [[1, 1], [-2, 3]]
+
+
+NUMBER_ON_THE_LEFT = {
+    "//": lambda n, x: n // x, "%": lambda n, x: n % x, "<<": lambda n, x: n << x,
+    ">>": lambda n, x: n >> x,
+}  # fmt: skip
+
+
+LEFT_CALLS = [
+    (name, number, dtype)
+    for name in NUMBER_ON_THE_LEFT
+    for number in (7, -7, 2.5)
+    for dtype in ("int8", "uint8", "int32", "int64", "float32", "float64")
+    if name in ("//", "%") or ("float" not in dtype and number != 2.5)
+]
+
+
+@pytest.mark.parametrize(("name", "number", "dtype"), LEFT_CALLS)
+def test_a_number_may_stand_on_the_left(torch, name, number, dtype):
+    call = NUMBER_ON_THE_LEFT[name]
+    for values in ([1, 2, 3, 5], 3):
+        wanted = call(number, torch.tensor(values, dtype=getattr(torch, dtype)))
+        x = plait.tensor(values, dtype=getattr(plait, dtype))
+        found = call(number, x)
+        assert str(found.dtype).split(".")[-1] == str(wanted.dtype).split(".")[-1]
+        assert found.tolist() == wanted.tolist()
+        assert plait.compile(lambda x: call(number, x))(x).tolist() == wanted.tolist()

@@ -17,6 +17,7 @@ from plait.dispatch.operator import Overload
 from plait.ops import aten, functional, subscript
 from plait.ops.calling import NUMBERS, callable_of, is_number, plain_number
 from plait.tensor import dtype as dtypes
+from plait.tensor.promotion import result_type
 from plait.tensor.tensor import Tensor
 
 __all__ = ["METHODS", "OPERATORS", "PROPERTIES"]
@@ -51,6 +52,15 @@ def _reflected(op: Callable[[Tensor, Any], Any]) -> Callable[..., Any]:
         return op(self, plain_number(other)) if is_number(other) else NotImplemented
 
     return method
+
+
+def _number_on_the_left(op: Overload) -> Callable[..., Any]:
+    """``number op tensor`` of an operator that has no overload for a number on the left."""
+
+    def run(self: Tensor, number: Any) -> Any:
+        return op.call(aten.full.default((), number, dtype=result_type(self, number)), self)
+
+    return _reflected(run)
 
 
 def _unary(name: str) -> Callable[..., Any]:
@@ -101,6 +111,10 @@ def _operators() -> dict[str, Callable[..., Any]]:
         "__ifloordiv__": _pair("floor_divide_", "Scalar"),
         "__mod__": _pair("remainder"),
         "__imod__": _pair("remainder_"),
+        "__rfloordiv__": _number_on_the_left(lookup("aten::floor_divide")),
+        "__rmod__": _number_on_the_left(lookup("aten::remainder.Tensor")),
+        "__rlshift__": _number_on_the_left(lookup("aten::bitwise_left_shift.Tensor")),
+        "__rrshift__": _number_on_the_left(lookup("aten::bitwise_right_shift.Tensor")),
         "__lshift__": _pair("bitwise_left_shift", "Tensor_Scalar"),
         "__ilshift__": _pair("bitwise_left_shift_", "Tensor_Scalar"),
         "__rshift__": _pair("bitwise_right_shift", "Tensor_Scalar"),
