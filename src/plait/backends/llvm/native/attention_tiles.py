@@ -15,7 +15,8 @@ from llvmlite import ir
 
 from plait.backends.llvm.native.emit_index import I64
 from plait.backends.llvm.native.mathtables import TABLES
-from plait.backends.llvm.native.tiles import POINTER, VECTORS, Matrix, Tiles
+from plait.backends.llvm.native.register_block import VECTORS
+from plait.backends.llvm.native.tiles import POINTER, Matrix, Tiles
 from plait.backends.llvm.native.vector import Value, horner
 from plait.backends.llvm.plan import ATTENTION_MASK, AttentionForm
 

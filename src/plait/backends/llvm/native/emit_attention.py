@@ -21,7 +21,8 @@ from plait.backends.llvm.native.emit_attention_backward import Backward
 from plait.backends.llvm.native.emit_attention_rows import Rows
 from plait.backends.llvm.native.emit_index import I64
 from plait.backends.llvm.native.mathfns import call_math
-from plait.backends.llvm.native.tiles import UNROLL, VECTORS, Matrix
+from plait.backends.llvm.native.register_block import UNROLL, VECTORS
+from plait.backends.llvm.native.tiles import Matrix
 from plait.backends.llvm.native.vector import Value
 from plait.backends.llvm.plan import FEW, Attention, AttentionForm
 from plait.symbolic.expr import Expr

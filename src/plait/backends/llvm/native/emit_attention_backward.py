@@ -18,7 +18,8 @@ from typing import Any
 
 from plait.backends.llvm.native.attention_tiles import INF, LOG2_E, Heads, power_of_two
 from plait.backends.llvm.native.emit_index import I64
-from plait.backends.llvm.native.tiles import VECTORS, Matrix
+from plait.backends.llvm.native.register_block import VECTORS
+from plait.backends.llvm.native.tiles import Matrix
 from plait.backends.llvm.native.vector import Value
 from plait.backends.llvm.plan import AttentionForm
 

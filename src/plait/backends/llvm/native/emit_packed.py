@@ -20,7 +20,8 @@ from llvmlite import ir
 from plait.backends.llvm.native.emit import KERNEL_TYPE
 from plait.backends.llvm.native.emit_index import I64
 from plait.backends.llvm.native.packed import most_rows
-from plait.backends.llvm.native.tiles import POINTER, UNROLL, VECTORS, Matrix, Tiles
+from plait.backends.llvm.native.register_block import UNROLL, VECTORS
+from plait.backends.llvm.native.tiles import POINTER, Matrix, Tiles
 from plait.backends.llvm.native.vector import Value, vector_type
 
 __all__ = ["ROWS_TYPE", "emit_pack", "emit_rows"]

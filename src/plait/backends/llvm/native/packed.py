@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from plait.backends.llvm.native.register_block import UNROLL, VECTORS, register_rows
 from plait.backends.llvm.native.target import host
-from plait.backends.llvm.native.tiles import UNROLL, VECTORS, register_rows
 from plait.backends.llvm.plan import Gemm, Operand, Step
 from plait.symbolic.expr import as_int
 

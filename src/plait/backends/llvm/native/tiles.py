@@ -13,21 +13,13 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from plait.backends.llvm.native.emit_index import I64
+from plait.backends.llvm.native.register_block import UNROLL, VECTORS, register_rows
 from plait.backends.llvm.native.vector import BITS, Space, Value, element_type, suffix, vector_type
 
-__all__ = ["POINTER", "UNROLL", "VECTORS", "Matrix", "Tiles", "register_rows"]
+__all__ = ["POINTER", "Matrix", "Tiles"]
 
 I32 = ir.IntType(32)
 POINTER = ir.PointerType()
-VECTORS = 2
-"""Vectors side by side in a block of registers."""
-UNROLL = 4
-"""Steps of a product written out in its loop."""
-
-
-def register_rows(vector_bits: int) -> int:
-    """Rows of a block of registers: with two vectors each, all registers but four."""
-    return 12 if vector_bits == 512 else 6
 
 
 class Matrix(NamedTuple):
