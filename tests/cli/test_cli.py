@@ -32,7 +32,7 @@ def test_without_a_command_it_says_what_there_is():
 
 
 def test_runs_as_a_module():
-    result = subprocess.run([sys.executable, "-m", "plait.cli", "--help"], capture_output=True)
+    result = subprocess.run([sys.executable, "-m", "plait", "--help"], capture_output=True)
     assert result.returncode == 0
 
 

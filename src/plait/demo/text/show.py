@@ -62,6 +62,8 @@ def gathered(kernels: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 def curves(eager: Run, compiled: Run, bigram: float, path: Path) -> None:
     """Write a PNG: held-out loss by step, and by seconds of training, with the bigram's line."""
     with picture(path) as (by_step, by_time):
+        from matplotlib.ticker import LogLocator
+
         for run, style in ((eager, "-"), (compiled, "--")):
             losses = [report.held_out_loss for report in run.reports]
             by_step.plot([report.step for report in run.reports], losses, style, label=run.name)
@@ -71,3 +73,6 @@ def curves(eager: Run, compiled: Run, bigram: float, path: Path) -> None:
             axes.axhline(bigram, color="grey", linestyle=":", label="bigram model")
         by_step.set(title="held-out loss, nats for each character", xlabel="step")
         by_time.set(title="the same by time, compiling included", xlabel="seconds", xscale="log")
+        by_time.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        by_time.xaxis.set_major_formatter("{x:g}")
+        by_time.xaxis.set_minor_formatter("")

@@ -1,4 +1,4 @@
-"""`python -m plait.cli`."""
+"""`python -m plait`: the command line."""
 
 from plait.cli import main
 
