@@ -64,7 +64,7 @@ sweep: $(STAMPS)/dev $(STAMPS)/torch
 	$(BIN)/python -m pytest -q -n $(JOBS) -m sweep $(ARGS)
 
 spec: $(STAMPS)/dev $(STAMPS)/torch
-	$(BIN)/python -m pytest -q -n $(JOBS) -p tools.spec_table -m spec $(if $(JSON),--spec-json $(JSON)) $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) -p tools.spec_table -m spec $(if $(JSON),--spec-json=$(JSON)) $(ARGS)
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff format --check .

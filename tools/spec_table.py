@@ -1,6 +1,6 @@
 """A pytest plugin: which test shows which row of the behaviour specifications, and its outcome.
 
-python -m pytest -p tools.spec_table -m spec [--spec-json PATH]
+python -m pytest -p tools.spec_table -m spec [--spec-json=PATH]
 
 A test names its rows with ``@pytest.mark.spec("E1")``. The table lists every row that a test names,
 and the rows of `ROWS` that none does; the JSON file is a list of {id, test, outcome}.
