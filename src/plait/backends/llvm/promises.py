@@ -31,29 +31,54 @@ def promise_of(node: Node, unbacked: Mapping[Value, Sequence[tuple[str, int]]]) 
     DtypeMismatch for a wrong dtype. A stride of a dimension with fewer than two elements, or of an
     empty tensor, may be anything.
     """
-    metas = [value.type for value in node.results]
-    bounds = [unbacked.get(value, ()) for value in node.results]
+    promised = [
+        _Promise(node.op, number, value.type, unbacked.get(value, ()))
+        for number, value in enumerate(node.results)
+        if isinstance(value.type, TensorMeta)
+    ]
+    count = len(node.results)
 
     def check(results: Sequence[Any], symbols: Mapping[str, int]) -> None:
-        if len(results) != len(metas):
-            raise _broken(node.op, "results in the number", len(results), len(metas))
-        for number, (meta, result) in enumerate(zip(metas, results)):
-            if not isinstance(meta, TensorMeta) or not isinstance(result, Tensor):
-                continue
-            if result.dtype is not meta.dtype:
-                raise _broken(node.op, f"result {number} the dtype", result.dtype, meta.dtype)
-            for name, dim in bounds[number]:
-                _check_bound(node.op, number, meta.shape[dim], name, int(result.shape[dim]))
-            shape = _known(meta.shape, symbols)
-            if result.shape != shape:
-                raise _broken(node.op, f"result {number} the shape", result.shape, shape)
-            strides, got = _known(meta.strides, symbols), result.stride()
-            if got != strides and 0 not in shape:
-                wrong = [d for d, size in enumerate(shape) if size > 1 and got[d] != strides[d]]
-                if wrong:
-                    raise _broken(node.op, f"result {number} the strides", got, strides)
+        if len(results) != count:
+            raise _broken(node.op, "results in the number", len(results), count)
+        for promise in promised:
+            promise.check(results[promise.number], symbols)
 
     return check
+
+
+class _Promise:
+    """What one tensor that ``op`` returns must be; sizes that are known are worked out once."""
+
+    def __init__(
+        self, op: Overload, number: int, meta: TensorMeta, bounds: Sequence[tuple[str, int]]
+    ) -> None:
+        self.op, self.number, self.meta, self.bounds = op, number, meta, bounds
+        known = not any(isinstance(s, Expr) for s in (*meta.shape, *meta.strides))
+        self.fixed = self._sizes({}) if known else None
+
+    def check(self, result: Any, symbols: Mapping[str, int]) -> None:
+        """Raise where ``result`` is something else."""
+        if not isinstance(result, Tensor):
+            return
+        if result.dtype is not self.meta.dtype:
+            raise self._broken("the dtype", result.dtype, self.meta.dtype)
+        for name, dim in self.bounds:
+            size = self.meta.shape[dim]
+            _check_bound(self.op, self.number, size, name, int(result.shape[dim]))
+        shape, strides = self.fixed or self._sizes(symbols)
+        if result.shape != shape:
+            raise self._broken("the shape", result.shape, shape)
+        got = result.stride()
+        if got != strides and 0 not in shape:
+            if any(size > 1 and got[d] != strides[d] for d, size in enumerate(shape)):
+                raise self._broken("the strides", got, strides)
+
+    def _sizes(self, symbols: Mapping[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return _known(self.meta.shape, symbols), _known(self.meta.strides, symbols)
+
+    def _broken(self, what: str, got: Any, promised: Any) -> Exception:
+        return _broken(self.op, f"result {self.number} {what}", got, promised)
 
 
 def _known(sizes: Sequence[Any], symbols: Mapping[str, int]) -> tuple[int, ...]:
