@@ -258,7 +258,20 @@ class SiLU(Module):
         return functional.silu(x)
 
 
-class ModuleList(Module):
+class _ModuleSequence(Module):
+    """Modules named by their position."""
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter([module for module in self._modules.values() if module is not None])
+
+    def __getitem__(self, position: int) -> Module:
+        return list(self)[position]
+
+
+class ModuleList(_ModuleSequence):
     """Modules in a list, named by their position; it has no forward of its own.
 
     >>> import plait
@@ -277,17 +290,8 @@ class ModuleList(Module):
         self.register_module(str(len(self._modules)), module)
         return self
 
-    def __len__(self) -> int:
-        return len(self._modules)
 
-    def __iter__(self) -> Iterator[Module]:
-        return iter([module for module in self._modules.values() if module is not None])
-
-    def __getitem__(self, position: int) -> Module:
-        return list(self)[position]
-
-
-class Sequential(Module):
+class Sequential(_ModuleSequence):
     """Modules one after the other, named by their position.
 
     >>> import plait
@@ -307,12 +311,3 @@ class Sequential(Module):
             if module is not None:
                 x = module(x)
         return x
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter([module for module in self._modules.values() if module is not None])
-
-    def __getitem__(self, position: int) -> Module:
-        return list(self)[position]
