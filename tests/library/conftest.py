@@ -1,4 +1,4 @@
-"""Every test leaves the users' operators as it found them."""
+"""Every test leaves the users' operators as it found them; an operator that several files use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from plait.library import definitions
+from plait import Tensor
+from plait.library import CustomOpDef, custom_op, definitions
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +18,15 @@ def forget_definitions() -> Iterator[None]:
         definition = definitions.find_definition(name)
         assert definition is not None
         definition.destroy()
+
+
+@pytest.fixture
+def bump(forget_definitions: None) -> CustomOpDef:
+    """An operator that writes its argument and returns nothing."""
+
+    @custom_op("tests::bump", mutates_args=("x",))
+    def bump(x: Tensor, by: float) -> None:
+        x.numpy()[...] += by
+
+    definition: CustomOpDef = bump
+    return definition

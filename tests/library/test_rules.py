@@ -23,15 +23,6 @@ def scaled() -> CustomOpDef:
     return definition
 
 
-def bump() -> CustomOpDef:
-    @custom_op("tests::bump", mutates_args=("x",))
-    def bump(x: Tensor, by: float) -> None:
-        x.numpy()[...] += by
-
-    definition: CustomOpDef = bump
-    return definition
-
-
 @pytest.mark.spec("A7")
 def test_a_rule_for_one_mode_is_called_once() -> None:
     op = scaled()
@@ -215,8 +206,8 @@ def test_without_a_batching_rule_samples_run_one_by_one_with_a_recorded_reason()
 
 
 @pytest.mark.spec("A7")
-def test_an_operator_that_writes_runs_on_each_sample() -> None:
-    op = bump()
+def test_an_operator_that_writes_runs_on_each_sample(bump: CustomOpDef) -> None:
+    op = bump
     x = plait.zeros(3, 2)
     plait.vmap(lambda row: op(row, 1.0) or row)(x)
     assert x.tolist() == [[1.0, 1.0]] * 3
